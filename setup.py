@@ -1,0 +1,66 @@
+"""Packaging of udon_jax: metadata and extras. No network, no git URLs."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "([^"]+)"', (HERE / "udon_jax/__init__.py").read_text()
+).group(1)
+
+# jax 0.10.2 computes wrong numbers on CPU (jax issue 39103).
+JAX = "jax>=0.10.0,<0.11,!=0.10.2"
+CORE = [
+  JAX,
+  "flax>=0.12.4,<0.13",
+  "optax>=0.2.6,<0.3",
+  "orbax-checkpoint>=0.12.4,<0.13",
+  "ml-collections>=1.1,<2",
+  "clu>=0.0.12,<0.1",
+  "absl-py>=2.1",
+  "etils[epath]>=1.12",
+  "numpy>=2.0",
+  "jaxtyping>=0.3.2",
+  "psutil>=6.0",
+  "tensorboard>=2.19,<3",
+]
+DATA = [
+  "tensorflow-cpu>=2.19,<2.22; sys_platform != 'darwin'",
+  "tensorflow>=2.19,<2.22; sys_platform == 'darwin'",
+  "tensorflow-datasets>=4.9.9,<5",
+  "array_record>=0.8,<0.9",
+  "pillow>=11.0",
+]
+VIZ = ["matplotlib>=3.9"]
+TEST = [
+  *DATA,
+  *VIZ,
+  "pytest>=8.3",
+  "pytest-xdist>=3.6",
+  "hypothesis>=6.120",
+  "faiss-cpu>=1.10",
+]
+DEV = [*TEST, "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=4.0"]
+
+setuptools.setup(
+  name="udon_jax",
+  version=VERSION,
+  description="Universal image embeddings by online distillation, in JAX.",
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  packages=setuptools.find_packages(include=["udon_jax", "udon_jax.*"]),
+  package_data={"udon_jax": ["py.typed"]},
+  python_requires=">=3.11,<3.14",
+  install_requires=CORE,
+  extras_require={
+    "data": DATA,
+    "viz": VIZ,
+    "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
+    "cuda": [JAX.replace("jax", "jax[cuda13]", 1)],
+    "test": TEST,
+    "dev": DEV,
+  },
+)

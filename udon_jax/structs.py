@@ -1,0 +1,104 @@
+"""Types shared by every room of the house.
+
+Shape legend: b batch, h height, w width, n images of a split, l labels of an
+image, d embedding dim.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import Protocol
+
+from flax import struct
+import jax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+import numpy as np
+
+
+@struct.dataclass
+class Batch:
+  """One training batch; all its images come from one domain."""
+
+  images: UInt8[Array, "b h w 3"]
+  labels: Int[Array, "b"]  # class ids of the domain, 0 .. classes - 1
+  domain: Int[Array, ""]  # position of the domain in `config.domains`
+
+
+@struct.dataclass
+class UdonOutputs:
+  """Embeddings of a batch, each row of unit length, float32."""
+
+  backbone: Float[Array, "b hidden"]
+  teacher: Float[Array, "b teacher"]
+  student: Float[Array, "b student"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+  """This process's rows of a training batch, in host memory."""
+
+  images: UInt8[np.ndarray, "b h w 3"]
+  labels: Int[np.ndarray, "b"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+  """A batch in the order of its split; padding rows have mask False."""
+
+  images: UInt8[np.ndarray, "b h w 3"]
+  mask: Bool[np.ndarray, "b"]
+
+
+class TrainSource(Protocol):
+  """The training images of one domain."""
+
+  @property
+  def name(self) -> str:
+    """Name of the domain."""
+
+  @property
+  def num_examples(self) -> int:
+    """Number of training images."""
+
+  @property
+  def num_classes(self) -> int:
+    """Number of training classes; labels are 0 .. num_classes - 1."""
+
+  def open(self, position: int) -> Iterator[HostBatch]:
+    """Yields batches number `position`, `position + 1`, ... without end.
+
+    The batches are a function of (seed, position) alone.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSplit:
+  """One evaluation split of one domain, in the order of its info file.
+
+  Attributes:
+    domain: name of the domain.
+    name: name of the split ("val", "test", "index", "small_index").
+    keys: path of every image, as in the info file.
+    labels: class ids of every image, padded with -1 to the same length.
+    open: starts reading; yields exactly ceil(n / batch) batches.
+  """
+
+  domain: str
+  name: str
+  keys: Sequence[str]
+  labels: Int[np.ndarray, "n l"]
+  open: Callable[[], Iterator[EvalBatch]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalTask:
+  """Queries of a domain and the index that they search.
+
+  Where both are the same split, a query is excluded from its own neighbours.
+  """
+
+  domain: str
+  query: ImageSplit
+  index: ImageSplit
+
+
+PRNGKey = jax.Array
