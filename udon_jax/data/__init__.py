@@ -1,0 +1,1 @@
+"""tf.data pipelines, records and the data sets; TensorFlow lives only here."""

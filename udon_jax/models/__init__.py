@@ -1,0 +1,1 @@
+"""Flax modules: the ViT, the projections and the UDON model."""

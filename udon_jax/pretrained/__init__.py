@@ -1,0 +1,1 @@
+"""Readers of weights made elsewhere: file -> our parameter tree."""

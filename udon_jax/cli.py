@@ -1,0 +1,91 @@
+"""What every command line shares: flags, logging, errors and exit codes.
+
+Exit codes: 0 done; 1 a check found something; 2 bad usage, config or data;
+3 training diverged; 143 stopped by SIGTERM after saving.
+"""
+
+from collections.abc import Callable, Sequence
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from udon_jax import errors
+
+EXIT_USAGE = 2
+EXIT_DIVERGED = 3
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+  """Runs a command line and exits with its code.
+
+  Args:
+    main: called with the arguments that are no flags. A `UserError` that it
+      raises ends the process with one line on stderr and exit code 2.
+  """
+  _set_up_logging()
+
+  def guarded(argv: Sequence[str]) -> int | None:
+    if len(argv) > 1:
+      raise errors.UserError(f"unexpected argument {argv[1]!r}; see --help")
+    return main(argv)
+
+  try:
+    app.run(guarded, flags_parser=_parse_flags)
+  except errors.UserError as error:
+    _fail(_one_line(error))
+  except errors.DivergedError as error:
+    _fail(_one_line(error), EXIT_DIVERGED)
+  sys.exit(0)
+
+
+def _set_up_logging() -> None:
+  """Shows the project's own messages; of the libraries only warnings."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  logger = logging.getLogger("udon_jax")
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter("%(message)s"))
+  logger.handlers = [handler]
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses flags; a mistake in them is the user's, whatever raised it.
+
+  Config files and their overrides are evaluated while flags are parsed, so
+  that any exception can come out of it.
+  """
+  try:
+    return flags.FLAGS(list(argv))
+  except Exception as error:
+    _fail(_explain_flag_error(error))
+
+
+def _explain_flag_error(error: Exception) -> str:
+  """Names the cure where the libraries' own message lacks it."""
+  message = _one_line(error)
+  if isinstance(error, errors.UserError | flags.Error):
+    return message
+  if isinstance(error, FileNotFoundError):
+    return f"--config: {message}; the project's own are in configs/"
+  if isinstance(error, KeyError | AttributeError):
+    message = message.strip("'\"")
+    return f"{message} (`--print_config` shows every key of a config)"
+  return f"--config: {type(error).__name__}: {message}"
+
+
+def _one_line(error: BaseException) -> str:
+  """Returns the message of an error on one line."""
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
+  """Ends the process with one last line on stderr."""
+  sys.stdout.flush()
+  sys.stderr.write(f"error: {message}\n")
+  sys.exit(code)
