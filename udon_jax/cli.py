@@ -29,6 +29,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
   _set_up_logging()
 
   def guarded(argv: Sequence[str]) -> int | None:
+    if flags.FLAGS["verbosity"].using_default_value:
+      absl_logging.set_verbosity(absl_logging.WARNING)
     if len(argv) > 1:
       raise errors.UserError(f"unexpected argument {argv[1]!r}; see --help")
     return main(argv)
@@ -45,7 +47,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 def _set_up_logging() -> None:
   """Shows the project's own messages; of the libraries only warnings."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  absl_logging.set_verbosity(absl_logging.WARNING)
   logger = logging.getLogger("udon_jax")
   logger.setLevel(logging.INFO)
   logger.propagate = False

@@ -1,0 +1,169 @@
+"""Every config key, its default and its meaning; configs/ build on it.
+
+The defaults are the setting of the UDON paper (NeurIPS 2024, sec. 4.1) but for
+the length of the run, which every config chooses.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from udon_jax import domains
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the default config, unlocked, for a config file to change."""
+  c = ml_collections.ConfigDict()
+  # Seed of parameters, order, augmentation, sampler and stochastic depth.
+  c.seed = 0
+  # Folder with info_files/ and tfds/ (see "Data" in the README).
+  c.data_dir = "data/uned"
+  # Names of the domains, in the order of their heads.
+  c.domains = domains.UNED_NAMES
+  # Images a step, over all devices.
+  c.batch_size = 128
+  # Length of the run: one of the two. An epoch is (training images of all
+  # domains) // batch_size steps.
+  c.num_train_steps = config_dict.placeholder(int)
+  c.num_epochs = config_dict.placeholder(float)
+  # Steps during which the backbone is not trained: at most one of the two.
+  c.frozen_steps = config_dict.placeholder(int)
+  c.frozen_epochs = config_dict.placeholder(float)
+  # Cadences, in steps; the last step always logs, evaluates and saves.
+  c.log_every = 100
+  c.eval_every = 5000
+  c.checkpoint_every = 1000
+  # Weights to start from, as KIND:PATH ("augreg:FILE.npz").
+  c.pretrained = config_dict.placeholder(str)
+  # Workdir whose newest checkpoint a new run continues from.
+  c.resume_from = config_dict.placeholder(str)
+  # A step's batch is embedded in this many parts, to need less memory; the
+  # result is that of one part.
+  c.grad_accum_steps = 1
+  c.mesh = _mesh()
+  c.data = _data()
+  c.model = _model()
+  c.loss = _loss()
+  c.sampler = _sampler()
+  c.optimizer = _optimizer()
+  c.eval = _eval()
+  c.checkpoint = _checkpoint()
+  return c
+
+
+def _mesh():
+  c = ml_collections.ConfigDict()
+  # Devices along each axis; -1 takes the devices that the other leaves.
+  c.data = -1
+  c.fsdp = 1
+  return c
+
+
+def _data():
+  c = ml_collections.ConfigDict()
+  # Training images are resized to a square of this side ...
+  c.resize_size = 256
+  # ... and cropped to this one, at random for training, centrally otherwise.
+  c.crop_size = 224
+  # Threads that decode the images of all domains; 0 takes the machine's cores.
+  c.num_threads = 0
+  # Batches made ahead, for each domain.
+  c.prefetch = 2
+  return c
+
+
+def _model():
+  c = ml_collections.ConfigDict()
+  # "vit_<size><patch>", sizes mu, xs, ti, s, b, l: see models/registry.py.
+  c.name = "vit_b16"
+  # Precision of the computation; parameters are always float32.
+  c.dtype = "float32"
+  # Widths of the embeddings.
+  c.student_dim = 64
+  c.teacher_dim = 256
+  # Widths of hidden layers in the projections; () is a linear projection.
+  c.student_hidden = ()
+  c.teacher_hidden = ()
+  # Share of residual branches dropped at the last block; 0 at the first.
+  c.stochastic_depth = 0.0
+  # Transformer blocks written out in one iteration of the loop over them.
+  c.unroll = 1
+  # Statistics of the images, of values in 0..1 (AugReg).
+  c.pixel_mean = (0.5, 0.5, 0.5)
+  c.pixel_std = (0.5, 0.5, 0.5)
+  return c
+
+
+def _loss():
+  c = ml_collections.ConfigDict()
+  # Margin on the target class: "normface" (none), "cosface" or "arcface".
+  c.classifier = "normface"
+  # The margin: a cosine for CosFace, radians for ArcFace.
+  c.margin = 0.0
+  # Factor on the cosines before the softmax of the classification terms.
+  c.scale = 16.0
+  c.label_smoothing = 0.0
+  c.teacher_temperature = 0.1
+  c.student_temperature = 0.1
+  # Diagonal blocks of the batch in which relations are compared; 1 is the
+  # whole batch, the number of devices is what the official code does.
+  c.relation_blocks = 1
+  c.weights = ml_collections.ConfigDict()
+  c.weights.teacher_classification = 1.0
+  c.weights.student_classification = 1.0
+  c.weights.logit_distillation = 1.0
+  c.weights.relation_distillation = 1.0
+  return c
+
+
+def _sampler():
+  c = ml_collections.ConfigDict()
+  # "dynamic", "round_robin", "balanced", "dataset_size" or
+  # "specialist_top_steps".
+  c.strategy = "dynamic"
+  # Steps planned at a time, and over which losses are averaged.
+  c.update_every = 1000
+  # Which domains take the remainder of a window: "largest_fraction", or
+  # "last" as in the official code.
+  c.rounding = "largest_fraction"
+  # Relative number of steps of every domain, for "specialist_top_steps".
+  c.allocation = ()
+  return c
+
+
+def _optimizer():
+  c = ml_collections.ConfigDict()
+  # Peak rates of the projections and classifiers, and of the backbone.
+  c.learning_rate = 1e-3
+  c.backbone_learning_rate = 1e-5
+  # "constant" or "cosine" (to 0 at the last step), after a linear warm-up.
+  c.schedule = "constant"
+  c.warmup_steps = 0
+  c.b1 = 0.9
+  c.b2 = 0.999
+  c.eps = 1e-8
+  # Decoupled, on every parameter.
+  c.weight_decay = 1e-6
+  # Bound of the global norm of the module's gradient.
+  c.grad_clip_norm = config_dict.placeholder(float)
+  return c
+
+
+def _eval():
+  c = ml_collections.ConfigDict()
+  # Images embedded at a time, over all devices.
+  c.batch_size = 128
+  # "recall@K", "mmp@K" and "map@r".
+  c.metrics = ("recall@1", "recall@5", "mmp@5")
+  # Embeddings compared in validation; the student's always are.
+  c.embeddings = ("student", "teacher", "backbone")
+  # The bound of the search's memory: queries x index rows x 4 bytes.
+  c.query_chunk_size = 1024
+  c.index_chunk_size = 65_536
+  return c
+
+
+def _checkpoint():
+  c = ml_collections.ConfigDict()
+  # Newest checkpoints kept, besides the best one.
+  c.keep_latest = 1
+  return c
