@@ -1,1 +1,8 @@
 """tf.data pipelines, records and the data sets; TensorFlow lives only here."""
+
+import os
+
+# Read when TensorFlow is first imported: no chatter, and the same float
+# kernels on every machine.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

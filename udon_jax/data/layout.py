@@ -1,0 +1,85 @@
+"""Where the parts of a data directory lie.
+
+  images/                                  the image files
+  info_files/<domain>/<split>.json         lists of images and classes
+  tfds/<domain>/<split>/*.tfrecord*        records made from both
+
+Source: the UnED repository (README, convert_to_tfrecord_from_file.py).
+"""
+
+import dataclasses
+
+from etils import epath
+
+from udon_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The folders of a data directory.
+
+  Attributes:
+    root: the data directory itself.
+    info_files: folder of the info files.
+  """
+
+  root: epath.Path
+  info_files: epath.Path
+
+  @property
+  def images(self) -> epath.Path:
+    """Returns the folder that paths in info files are relative to."""
+    return self.root / "images"
+
+  def info_file(self, domain: str, split: str) -> epath.Path:
+    """Returns the info file of a split."""
+    return self.info_files / domain / f"{split}.json"
+
+  def records(self, domain: str, split: str) -> epath.Path:
+    """Returns the folder that holds the records of a split."""
+    return self.root / "tfds" / domain / split
+
+  @property
+  def prepare(self) -> str:
+    """Returns the command that makes the records."""
+    return f"`python -m udon_jax.data.prepare --data_dir={self.root}`"
+
+
+def find(
+  data_dir: epath.PathLike | None,
+  *,
+  info_files: epath.PathLike | None = None,
+  key: str = "config.data_dir",
+) -> Layout:
+  """Returns the layout of a data directory.
+
+  Args:
+    data_dir: the data directory, or its `tfds/` folder.
+    info_files: folder of the info files, where it lies elsewhere.
+    key: what the user set `data_dir` with, for the message.
+
+  Raises:
+    UserError: there is no such folder.
+  """
+  if not data_dir:
+    raise errors.UserError(
+      f"{key} is not set; give the folder that holds images/, info_files/ and"
+      " tfds/"
+    )
+  root = epath.Path(data_dir).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(
+      f"{key}={data_dir} is no folder; correct the path, or make a small data"
+      f" set there: `python -m udon_jax.data.synthetic --output={data_dir}`,"
+      f" then `python -m udon_jax.data.prepare --data_dir={data_dir}`"
+    )
+  if root.name == "tfds" and not (root / "tfds").exists():
+    root = root.parent
+  if info_files is None:
+    return Layout(root, root / "info_files")
+  if not epath.Path(info_files).is_dir():
+    raise errors.UserError(
+      f"--info_files={info_files} is no folder; give the one that holds"
+      " <domain>/<split>.json"
+    )
+  return Layout(root, epath.Path(info_files))

@@ -1,0 +1,63 @@
+"""`metadata.json`: what the records of a split were made from.
+
+It is the last file written into the folder of a split, so that a folder with
+it is complete.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+
+from etils import epath
+
+from udon_jax.data import records
+
+FILE_NAME = "metadata.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What the records of a split were made from.
+
+  Attributes:
+    num_examples: number of images.
+    num_classes: highest class id plus one.
+    num_shards: number of record files.
+    num_bytes: size of every record file, in the order of the shards.
+    info_fingerprint: hash of the info file, see `info.fingerprint`.
+  """
+
+  num_examples: int
+  num_classes: int
+  num_shards: int
+  num_bytes: Sequence[int]
+  info_fingerprint: str
+
+
+def write(folder: epath.Path, metadata: Metadata) -> None:
+  """Writes the metadata of a split, whole or not at all."""
+  temporary = folder / f".{FILE_NAME}.tmp"
+  text = json.dumps(dataclasses.asdict(metadata), indent=2)
+  temporary.write_text(text + "\n")
+  temporary.replace(folder / FILE_NAME)
+
+
+def read(folder: epath.Path) -> Metadata | None:
+  """Returns the metadata of a split, or None where there is none to trust."""
+  try:
+    return Metadata(**json.loads((folder / FILE_NAME).read_text()))
+  except (OSError, ValueError, TypeError):
+    return None
+
+
+def describe(
+  files: records.RecordFiles, *, num_classes: int, info_fingerprint: str
+) -> Metadata:
+  """Returns the metadata of record files."""
+  return Metadata(
+    num_examples=len(files),
+    num_classes=num_classes,
+    num_shards=len(files.files),
+    num_bytes=[file.stat().length for file in files.files],
+    info_fingerprint=info_fingerprint,
+  )

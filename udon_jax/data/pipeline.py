@@ -1,0 +1,147 @@
+"""Training and evaluation images of a domain, as functions of a position.
+
+Order and augmentation come from `order`: a training stream opened at batch k
+equals one opened at 0 and advanced k times, bit for bit.
+
+Shape legend: b images.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+
+from jaxtyping import Int
+import numpy as np
+
+from udon_jax import errors, structs
+from udon_jax.data import order, preprocess, records
+from udon_jax.data import stream as streams
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSource:
+  """The training images of one domain; see `structs.TrainSource`.
+
+  Attributes:
+    name: name of the domain.
+    num_classes: labels outside 0 .. num_classes - 1 raise a `UserError`.
+    files: the records.
+    batch_size: images of a global batch.
+    seed: seed of order and augmentation.
+    options: how to read.
+  """
+
+  name: str
+  num_classes: int
+  files: records.RecordFiles
+  batch_size: int
+  seed: int
+  options: streams.Options
+
+  def __post_init__(self):
+    check_batch_size("config.batch_size", self.batch_size, self.options)
+
+  @property
+  def num_examples(self) -> int:
+    """Number of training images."""
+    return len(self.files)
+
+  def open(self, position: int) -> Iterator[structs.HostBatch]:
+    """Yields this process's rows of batches `position`, `position + 1`, ...
+
+    Raises (from the iterator):
+      UserError: an image or label cannot be used, or a file vanished.
+    """
+    stream = streams.Stream(
+      self.files,
+      plan=self._plan,
+      process=functools.partial(
+        preprocess.train_image,
+        resize_size=self.options.resize_size,
+        crop_size=self.options.crop_size,
+      ),
+      batch_size=self.batch_size,
+      num_images=None,
+      with_labels=True,
+      options=self.options,
+    )
+    for images, labels in stream.open(position):
+      wrong = (labels < 0) | (labels >= self.num_classes)
+      if wrong.any():
+        row = int(wrong.argmax())
+        record = int(stream.records_of(position)[row])
+        self._blame_label(record, int(labels[row]))
+      yield structs.HostBatch(images, labels.astype(np.int32))
+      position += 1
+
+  def _plan(self, positions: Int[np.ndarray, "b"]) -> tuple[np.ndarray, ...]:
+    """Returns record numbers and augmentations at positions of the stream."""
+    epochs, numbers = order.records_at(
+      positions, len(self.files), seed=self.seed, domain=self.name
+    )
+    offsets, flips = order.augmentations(
+      epochs,
+      numbers,
+      seed=self.seed,
+      domain=self.name,
+      room=self.options.resize_size - self.options.crop_size,
+    )
+    return numbers, offsets, flips
+
+  def _blame_label(self, record: int, label: int) -> None:
+    """Raises for a label that is out of range."""
+    file, number = self.files.locate(record)
+    raise errors.UserError(
+      f"{file}: record {number} of domain {self.name!r} has class_id {label},"
+      f" outside 0 .. {self.num_classes - 1}, which its info file allows;"
+      " delete the file's folder and prepare the data again"
+    )
+
+
+def open_eval(
+  files: records.RecordFiles, *, batch_size: int, options: streams.Options
+) -> Iterator[structs.EvalBatch]:
+  """Yields this process's rows of an evaluation split, in its order.
+
+  Every process yields exactly ceil(n / batch_size) batches; rows beyond the
+  end are zeros with mask False.
+
+  Args:
+    files: the records, in the order of the info file.
+    batch_size: images of a global batch.
+    options: how to read.
+
+  Raises (from the iterator):
+    UserError: an image cannot be used, or a file vanished.
+  """
+  size = options.crop_size
+  stream = streams.Stream(
+    files,
+    plan=lambda positions: (positions,),
+    process=functools.partial(preprocess.eval_image, crop_size=size),
+    batch_size=batch_size,
+    num_images=len(files),
+    with_labels=False,
+    options=options,
+  )
+  nothing = (np.zeros([0, size, size, 3], np.uint8),)
+  batches = stream.open(0)
+  for _ in range(-(-len(files) // batch_size)):
+    (images,) = next(batches, nothing)
+    mask = np.arange(stream.rows) < len(images)
+    padding = stream.rows - len(images)
+    if padding:
+      images = np.pad(images, [(0, padding), (0, 0), (0, 0), (0, 0)])
+    yield structs.EvalBatch(images, mask)
+
+
+def check_batch_size(
+  key: str, batch_size: int, options: streams.Options
+) -> None:
+  """Raises a `UserError` unless a batch divides evenly over the processes."""
+  count = options.process_count
+  if batch_size < 1 or batch_size % count:
+    raise errors.UserError(
+      f"{key}={batch_size} cannot be split evenly over {count} processes;"
+      f" choose a positive multiple of {count}"
+    )

@@ -1,0 +1,100 @@
+"""From encoded images to uint8 pixels, for training and for evaluation.
+
+JPEGs are decoded as TensorFlow does by default; resizing is bilinear with
+half-pixel centres, without antialiasing, in float32; pixels are rounded to
+uint8 at the end. Normalisation is left to the device.
+
+Source: official implementation, datasets.py (`_process_train_split`,
+`_process_test_split`), which keeps float32 unrounded.
+
+Shape legend: h, w height and width of the result.
+"""
+
+from udon_jax import errors
+
+try:
+  import tensorflow as tf
+except ImportError as error:
+  raise errors.UserError(
+    "TensorFlow, which reads the images, is not installed; run"
+    " `pip install 'udon_jax[data]'`"
+  ) from error
+
+try:
+  # The accelerators belong to JAX.
+  tf.config.set_visible_devices([], "GPU")
+except RuntimeError as error:
+  raise RuntimeError("TensorFlow was set up before udon_jax.data") from error
+
+
+def decode(image_bytes: tf.Tensor) -> tf.Tensor:
+  """Returns the uint8 pixels [h, w, 3] of a JPEG, PNG, GIF or WebP image.
+
+  Grey and CMYK images are converted to RGB; EXIF orientation is ignored.
+
+  Raises:
+    tf.errors.InvalidArgumentError: the image is damaged or of another kind.
+  """
+  image = tf.io.decode_jpeg(image_bytes, channels=3)
+  # Some formats come with a leading axis of frames.
+  return tf.reshape(image, tf.shape(image)[-3:])
+
+
+def is_readable(image_bytes: bytes) -> bool:
+  """Tells whether `decode` can read an image, down to its last row.
+
+  JPEGs are decoded at an eighth of their size, which reads all their bytes.
+  """
+  try:
+    image = tf.io.decode_jpeg(image_bytes, channels=3, ratio=8)
+    return bool(tf.size(tf.reshape(image, tf.shape(image)[-3:])) > 0)
+  except tf.errors.OpError:
+    return False
+
+
+def train_image(
+  image_bytes: tf.Tensor,
+  offset: tf.Tensor,
+  flip: tf.Tensor,
+  *,
+  resize_size: int,
+  crop_size: int,
+) -> tf.Tensor:
+  """Returns an augmented training image, uint8 [crop_size, crop_size, 3].
+
+  Args:
+    image_bytes: the encoded image.
+    offset: int32 [2], top and left edge of the crop, in pixels.
+    flip: bool, whether to mirror left and right.
+    resize_size: height and width before the crop; the aspect is not kept.
+    crop_size: height and width of the crop.
+  """
+  image = tf.image.resize(decode(image_bytes), [resize_size, resize_size])
+  image = image[
+    offset[0] : offset[0] + crop_size, offset[1] : offset[1] + crop_size
+  ]
+  image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+  return _to_uint8(image, crop_size)
+
+
+def eval_image(image_bytes: tf.Tensor, *, crop_size: int) -> tf.Tensor:
+  """Returns the centre of an image, uint8 [crop_size, crop_size, 3].
+
+  The smaller side becomes `crop_size`, the other one
+  int(ratio * crop_size); the surplus d is cut off from d // 2 on.
+  """
+  image = decode(image_bytes)
+  size = tf.shape(image)[:2]
+  smaller = tf.reduce_min(size)
+  # The division is in float64, as in the official implementation.
+  ratios = tf.cast(size, tf.float64) / tf.cast(smaller, tf.float64)
+  new_size = tf.cast(ratios * crop_size, tf.int32)
+  image = tf.image.resize(image, new_size)
+  top, left = tf.unstack((new_size - crop_size) // 2)
+  image = image[top : top + crop_size, left : left + crop_size]
+  return _to_uint8(image, crop_size)
+
+
+def _to_uint8(image: tf.Tensor, size: int) -> tf.Tensor:
+  """Rounds pixels, which lie in 0 .. 255, and states their shape."""
+  return tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), [size, size, 3])
