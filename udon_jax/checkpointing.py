@@ -6,7 +6,9 @@ weights: a checkpoint folder is all that evaluation and export need.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
+import logging
 from typing import Any
 
 from etils import epath
@@ -16,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 import orbax.checkpoint as ocp
 
 from udon_jax import partitioning, prototypes, train_state
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 # A checkpoint's parts. The module's parameters stand alone, so that who only
@@ -166,6 +170,21 @@ class Checkpointer:
     )[_META]
     return Meta(config=meta["config"], domains=tuple(meta["domains"]))
 
+  def check_step(self, step: int | None, workdir: epath.PathLike) -> int:
+    """Returns the step to read: the best one, else the newest, if None.
+
+    Raises:
+      UserError: there is no checkpoint of that step.
+    """
+    steps = sorted(self._manager.all_steps())
+    if step is None:
+      return self.best_step if self.best_step is not None else steps[-1]
+    if step not in steps:
+      raise errors.UserError(
+        f"{workdir} has no checkpoint of step {step}; it has {steps}"
+      )
+    return step
+
   def wait(self) -> None:
     """Waits until everything saved is on disk."""
     self._manager.wait_until_finished()
@@ -215,3 +234,48 @@ def _class_shardings(shapes, mesh):
     )
 
   return jax.tree.map(sharding, shapes)
+
+
+def restore_from(
+  workdir: epath.PathLike,
+  abstract: train_state.TrainState,
+  *,
+  layout: prototypes.Layout,
+  mesh: Mesh,
+  best: str,
+) -> train_state.TrainState:
+  """Returns the newest state of another run.
+
+  Raises:
+    UserError: the folder holds no checkpoint, or one of other domains.
+  """
+  with contextlib.closing(open_existing(workdir, best=best)) as checkpointer:
+    step = checkpointer.latest_step
+    found = [
+      (d["name"], d["num_classes"])
+      for d in checkpointer.restore_meta(step).domains
+    ]
+    wanted = list(zip(layout.names, layout.num_classes, strict=True))
+    if found != wanted:
+      raise errors.UserError(
+        f"config.resume_from={workdir} was trained on (domain, classes) "
+        f"{found}, this run has {wanted}; use the same data and config.domains"
+      )
+    logger.info("starting from step %d of %s", step, workdir)
+    return checkpointer.restore(step, abstract, layout=layout, mesh=mesh)
+
+
+def open_existing(workdir: epath.PathLike, *, best: str) -> Checkpointer:
+  """Opens the checkpoints of a run that must exist.
+
+  Raises:
+    UserError: the folder holds no checkpoint.
+  """
+  if (epath.Path(workdir) / FOLDER).is_dir():
+    checkpointer = Checkpointer(workdir, keep_latest=1, best=best)
+    if checkpointer.latest_step is not None:
+      return checkpointer
+    checkpointer.close()
+  raise errors.UserError(
+    f"{workdir} holds no checkpoint; give the workdir of a run that saved one"
+  )

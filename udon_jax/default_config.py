@@ -64,7 +64,7 @@ def _data():
   c.resize_size = 256
   # ... and cropped to this one, at random for training, centrally otherwise.
   c.crop_size = 224
-  # Threads that decode the images of all domains; 0 takes the machine's cores.
+  # Threads that decode each domain's images; 0 takes the machine's cores.
   c.num_threads = 0
   # Batches made ahead, for each domain.
   c.prefetch = 2

@@ -1,0 +1,282 @@
+"""From a config to the objects that it describes.
+
+Every value is checked here, so that a mistake ends a run before it starts.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import ml_collections
+
+from udon_jax import (
+  default_config,
+  errors,
+  evaluator,
+  losses,
+  optim,
+  partitioning,
+  prototypes,
+  train_step,
+)
+from udon_jax.models import registry, udon
+from udon_jax.pretrained import augreg
+from udon_jax.retrieval import metrics as retrieval_metrics
+
+Config = ml_collections.ConfigDict
+# Readers of config.pretrained, by kind.
+PRETRAINED = {"augreg": augreg.load}
+
+
+def check(config: Config) -> None:
+  """Raises a UserError for values that no later room would catch."""
+  names = tuple(config.domains)
+  if not names or len(set(names)) != len(names):
+    raise errors.UserError(
+      f"config.domains={names} must name at least one domain, each once"
+    )
+  positive = ("batch_size", "log_every", "eval_every", "checkpoint_every")
+  for key in (*positive, "grad_accum_steps"):
+    if config[key] < 1:
+      raise errors.UserError(f"config.{key}={config[key]} must be at least 1")
+  for group, key in (
+    ("sampler", "update_every"),
+    ("eval", "batch_size"),
+    ("eval", "query_chunk_size"),
+    ("eval", "index_chunk_size"),
+    ("checkpoint", "keep_latest"),
+    ("model", "unroll"),
+    ("data", "prefetch"),
+    ("data", "crop_size"),
+  ):
+    if config[group][key] < 1:
+      raise errors.UserError(
+        f"config.{group}.{key}={config[group][key]} must be at least 1"
+      )
+  if config.data.crop_size > config.data.resize_size:
+    raise errors.UserError(
+      f"config.data.crop_size={config.data.crop_size} must not exceed "
+      f"config.data.resize_size={config.data.resize_size}"
+    )
+  if "recall@1" not in config.eval.metrics:
+    raise errors.UserError(
+      "config.eval.metrics must hold 'recall@1', by which the best checkpoint "
+      "is chosen"
+    )
+  retrieval_metrics.parse(config.eval.metrics)
+  evaluator.check_embeddings(config.eval.embeddings)
+  losses.check_classifier(config.loss.classifier)
+
+
+def mesh(config: Config) -> Mesh:
+  """Returns the mesh over all devices, after checking the batch on it."""
+  result = partitioning.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+  partitioning.check_batch_size("config.batch_size", config.batch_size, result)
+  partitioning.check_batch_size(
+    "config.eval.batch_size", config.eval.batch_size, result
+  )
+  parts = config.grad_accum_steps * result.size
+  if config.batch_size % parts:
+    raise errors.UserError(
+      f"config.batch_size={config.batch_size} is not divisible by "
+      f"config.grad_accum_steps x devices = {parts}"
+    )
+  return result
+
+
+def model(config: Config, num_domains: int) -> udon.Udon:
+  """Returns the module."""
+  return udon.Udon(
+    backbone=registry.get_backbone(
+      config.model.name,
+      image_size=config.data.crop_size,
+      dtype=config.model.dtype,
+      stochastic_depth=config.model.stochastic_depth,
+      unroll=config.model.unroll,
+    ),
+    num_domains=num_domains,
+    teacher_dim=config.model.teacher_dim,
+    teacher_hidden=tuple(config.model.teacher_hidden),
+    student_dim=config.model.student_dim,
+    student_hidden=tuple(config.model.student_hidden),
+    pixel_mean=tuple(config.model.pixel_mean),
+    pixel_std=tuple(config.model.pixel_std),
+  )
+
+
+def _in_steps(
+  config: Config, steps_key: str, epochs_key: str, steps_per_epoch: int
+) -> int | None:
+  """Returns a length in steps that is given in steps or in epochs."""
+  steps, epochs = config[steps_key], config[epochs_key]
+  if steps is not None and epochs is not None:
+    raise errors.UserError(
+      f"config.{steps_key}={steps} and config.{epochs_key}={epochs}: set one "
+      "of the two and leave the other None"
+    )
+  if steps is None and epochs is None:
+    return None
+  result = round(epochs * steps_per_epoch) if steps is None else steps
+  if result < 0:
+    key = epochs_key if steps is None else steps_key
+    raise errors.UserError(f"config.{key}={config[key]} must not be negative")
+  return result
+
+
+def num_steps(config: Config, num_examples: Sequence[int]) -> tuple[int, int]:
+  """Returns the steps of the run, and how many of them are frozen.
+
+  Args:
+    config: the config.
+    num_examples: training images of every domain; an epoch is their sum
+      divided by the batch size, as in the official code.
+  """
+  epoch = max(1, sum(num_examples) // config.batch_size)
+  total = _in_steps(config, "num_train_steps", "num_epochs", epoch)
+  if not total:
+    raise errors.UserError(
+      "config.num_train_steps or config.num_epochs must be set, above 0"
+    )
+  frozen = _in_steps(config, "frozen_steps", "frozen_epochs", epoch) or 0
+  return total, min(frozen, total)
+
+
+def loss_weights(config: Config) -> dict[str, float]:
+  """Returns the weight of every loss term.
+
+  Raises:
+    UserError: a weight is negative, or all are 0.
+  """
+  weights = {name: float(config.loss.weights[name]) for name in losses.TERMS}
+  if min(weights.values()) < 0 or not sum(weights.values()) > 0:
+    raise errors.UserError(
+      f"config.loss.weights={weights} must be at least 0, and one above 0"
+    )
+  return weights
+
+
+def hyper(config: Config) -> prototypes.Hyper:
+  """Returns what the class prototypes need to know."""
+  loss, optimizer = config.loss, config.optimizer
+  return prototypes.Hyper(
+    classifier=loss.classifier,
+    margin=loss.margin,
+    scale=loss.scale,
+    label_smoothing=loss.label_smoothing,
+    teacher_temperature=loss.teacher_temperature,
+    student_temperature=loss.student_temperature,
+    weights=loss_weights(config),
+    b1=optimizer.b1,
+    b2=optimizer.b2,
+    eps=optimizer.eps,
+    weight_decay=optimizer.weight_decay,
+  )
+
+
+def optimizer(config: Config, total_steps: int) -> optim.AdamW:
+  """Returns the optimizer of the module."""
+  c = config.optimizer
+
+  def group(pattern, peak):
+    schedule = optim.make_schedule(
+      c.schedule,
+      peak=peak,
+      num_steps=total_steps,
+      warmup_steps=c.warmup_steps,
+    )
+    return optim.Group(pattern, schedule)
+
+  return optim.AdamW(
+    groups={
+      train_step.BACKBONE: group("backbone/.*", c.backbone_learning_rate),
+      train_step.HEADS: group(
+        "(teacher|student)_projection/.*", c.learning_rate
+      ),
+    },
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
+    grad_clip_norm=c.grad_clip_norm,
+  )
+
+
+def step_config(config: Config, adamw: optim.AdamW) -> train_step.StepConfig:
+  """Returns the static parts of a training step."""
+  return train_step.StepConfig(
+    seed=config.seed,
+    loss_weights=loss_weights(config),
+    relation_blocks=config.loss.relation_blocks,
+    grad_accum_steps=config.grad_accum_steps,
+    heads_schedule=adamw.groups[train_step.HEADS].schedule,
+  )
+
+
+def make_evaluator(
+  config: Config, module: udon.Udon, device_mesh: Mesh
+) -> evaluator.Evaluator:
+  """Returns the evaluator of the config's domains and metrics."""
+  return evaluator.Evaluator(
+    model=module,
+    mesh=device_mesh,
+    domain_ids={name: i for i, name in enumerate(config.domains)},
+    metrics=tuple(config.eval.metrics),
+    query_chunk_size=config.eval.query_chunk_size,
+    index_chunk_size=config.eval.index_chunk_size,
+  )
+
+
+def abstract_params(
+  config: Config, module: udon.Udon, device_mesh: Mesh
+) -> Any:
+  """Returns shapes and shardings of the module's parameters."""
+  size = config.data.crop_size
+  images = jax.ShapeDtypeStruct((1, size, size, 3), "uint8")
+  domain = jax.ShapeDtypeStruct((), "int32")
+  shapes = jax.eval_shape(
+    lambda x, d: module.init(jax.random.key(0), x, d, train=False)["params"],
+    images,
+    domain,
+  )
+  places = partitioning.tree_shardings({"module": shapes}, device_mesh)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    places["module"],
+  )
+
+
+def to_json(config: Config) -> dict[str, Any]:
+  """Returns the config as plain values that JSON can hold."""
+  return json.loads(config.to_json_best_effort())
+
+
+def from_json(values: Mapping[str, Any]) -> Config:
+  """Returns a config of saved values, on top of today's defaults."""
+  config = default_config.get_config()
+  config.update(values)
+  return ml_collections.ConfigDict(config).lock()
+
+
+def load_pretrained(spec: str, params: Any) -> Any:
+  """Returns parameters with a backbone from a file.
+
+  Args:
+    spec: KIND:PATH, as config.pretrained says.
+    params: of the module; they give shapes, places, and all other values.
+  """
+  kind, _, path = spec.partition(":")
+  if kind not in PRETRAINED or not path:
+    raise errors.UserError(
+      f"config.pretrained={spec!r} must be KIND:PATH with a kind of "
+      f"{', '.join(PRETRAINED)}"
+    )
+  backbone = PRETRAINED[kind](path, params["backbone"])
+  placed = jax.tree.map(
+    lambda new, old: jax.device_put(new, old.sharding),
+    backbone,
+    params["backbone"],
+  )
+  return {**params, "backbone": placed}

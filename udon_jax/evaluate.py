@@ -1,0 +1,163 @@
+"""Tests a checkpoint: `python -m udon_jax.evaluate --workdir=DIR`.
+
+Needs nothing but the run's folder and the data: the model and its domains are
+described in the checkpoint.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import os
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from udon_jax import (
+  build,
+  checkpointing,
+  cli,
+  domains,
+  errors,
+  evaluator,
+  partitioning,
+  reporting,
+  trainer,
+)
+from udon_jax.retrieval import protocol, table
+
+logger = logging.getLogger(__name__)
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_STEP = flags.DEFINE_integer(
+  "step", None, "Checkpoint to test; the best one by default."
+)
+_DATA = flags.DEFINE_string(
+  "data", None, "A data directory, or its tfds/ folder; the run's by default."
+)
+_INFO_FILES = flags.DEFINE_string(
+  "info_files", None, "Folder of the info files, if not in the data directory."
+)
+_SPLITS = flags.DEFINE_list("splits", ["test"], "Of val, test.")
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "File of the results; <workdir>/results.json by default."
+)
+_PER_QUERY = flags.DEFINE_string(
+  "per_query", None, "Also writes every query's neighbours: DIR for .jsonl."
+)
+
+
+def main(_: Sequence[str]) -> None:
+  """Evaluates as the flags say."""
+  if _WORKDIR.value is None:
+    raise errors.UserError("--workdir is missing; give the folder of a run")
+  for split in _SPLITS.value:
+    if split not in domains.EVAL_SPLITS:
+      raise errors.UserError(
+        f"--splits={split} is unknown; known: {', '.join(domains.EVAL_SPLITS)}"
+      )
+  results = evaluate_workdir(
+    _WORKDIR.value,
+    step=_STEP.value,
+    data_dir=_DATA.value,
+    info_files=_INFO_FILES.value,
+    splits=_SPLITS.value,
+    per_query_dir=_PER_QUERY.value,
+  )
+  output = epath.Path(
+    _OUTPUT.value or epath.Path(_WORKDIR.value) / reporting.RESULTS_FILE
+  )
+  reporting.make_folder(output.parent, key="--output")
+  reporting.write_json(output, results)
+  logger.info("%s\nwritten to %s", table.format_table(results), output)
+
+
+def evaluate_workdir(
+  workdir: epath.PathLike,
+  *,
+  step: int | None,
+  data_dir: epath.PathLike | None,
+  info_files: epath.PathLike | None,
+  splits: Sequence[str],
+  per_query_dir: epath.PathLike | None,
+) -> dict[str, Any]:
+  """Returns the results of a run's checkpoint.
+
+  Args:
+    workdir: the run's folder.
+    step: of the checkpoint; the best one if None.
+    data_dir: where the data lies; where the run had it if None.
+    info_files: folder of the info files, if it lies elsewhere.
+    splits: of "val" and "test".
+    per_query_dir: folder for every query's neighbours, if wanted.
+  """
+  with contextlib.closing(
+    checkpointing.open_existing(workdir, best=trainer.BEST_METRIC)
+  ) as checkpointer:
+    step = checkpointer.check_step(step, workdir)
+    config = build.from_json(checkpointer.restore_meta(step).config)
+    build.check(config)
+    mesh = build.mesh(config)
+    model = build.model(config, len(config.domains))
+    params = checkpointer.restore_params(
+      step, build.abstract_params(config, model, mesh)
+    )
+  logger.info(
+    "checkpoint of step %d; %s", step, partitioning.describe_mesh(mesh)
+  )
+  scorer = build.make_evaluator(config, model, mesh)
+  tasks = _load_tasks(config, data_dir, info_files=info_files, splits=splits)
+  by_split = {
+    split: scorer.run(
+      params,
+      tasks[split](),
+      names=evaluator.EMBEDDINGS,
+      per_query=per_query_dir is not None,
+    )
+    for split in splits
+  }
+  if per_query_dir is not None:
+    _write_per_query(by_split, per_query_dir)
+  return evaluator.nest(by_split)
+
+
+def _load_tasks(config, data_dir, *, info_files, splits):
+  """Returns makers of the retrieval tasks."""
+  from udon_jax.data import (
+    dataset,
+    layout,
+    stream,
+  )
+
+  place = layout.find(
+    data_dir or config.data_dir, info_files=info_files, key="--data"
+  )
+  return dataset.load_tasks(
+    place,
+    domains=config.domains,
+    eval_batch_size=config.eval.batch_size,
+    options=stream.Options(
+      resize_size=config.data.resize_size,
+      crop_size=config.data.crop_size,
+      num_threads=config.data.num_threads or os.cpu_count() or 1,
+      prefetch=config.data.prefetch,
+    ),
+    eval_splits=splits,
+  )
+
+
+def _write_per_query(
+  by_split: Mapping[str, Any], folder: epath.PathLike
+) -> None:
+  """Writes <split>_<embedding>_<separate|merged>.jsonl."""
+  folder = reporting.make_folder(folder, key="--per_query")
+  for split, by_name in by_split.items():
+    for name, results in by_name.items():
+      for kind, queries in results.pop("per_query").items():
+        protocol.write_per_query(
+          folder / f"{split}_{name}_{kind}.jsonl", queries
+        )
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,140 @@
+"""Embeds evaluation splits and scores them by retrieval.
+
+Shape legend: n images of a split, d embedding dim.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Float
+import numpy as np
+
+from udon_jax import errors, partitioning, structs
+from udon_jax.retrieval import protocol
+
+EMBEDDINGS = ("student", "teacher", "backbone")
+
+
+def check_embeddings(names: Sequence[str]) -> None:
+  """Raises a UserError unless every name is an embedding of the model."""
+  for name in names:
+    if name not in EMBEDDINGS:
+      raise errors.UserError(
+        f"config.eval.embeddings: {name!r} is unknown; known: "
+        f"{', '.join(EMBEDDINGS)}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """Scores a model on retrieval tasks.
+
+  Attributes:
+    model: a `udon.Udon`.
+    mesh: over which batches and indexes are split.
+    domain_ids: id of every domain of the model, by name.
+    metrics: names of `retrieval.metrics`.
+    query_chunk_size: queries scored at a time.
+    index_chunk_size: index rows scored at a time.
+  """
+
+  model: Any
+  mesh: Mesh
+  domain_ids: Mapping[str, int]
+  metrics: Sequence[str]
+  query_chunk_size: int
+  index_chunk_size: int
+
+  def run(
+    self,
+    params: Any,
+    tasks: Sequence[structs.RetrievalTask],
+    *,
+    names: Sequence[str],
+    per_query: bool = False,
+  ) -> dict[str, Any]:
+    """Returns `protocol.evaluate` of every embedding named.
+
+    Args:
+      params: of the module.
+      tasks: queries and index of every domain.
+      names: of EMBEDDINGS. "teacher" embeds every image, query or index, by the
+        teacher of its own domain.
+      per_query: whether results carry each query's neighbours.
+    """
+    check_embeddings(names)
+    splits = {
+      (split.domain, split.name): split
+      for task in tasks
+      for split in (task.query, task.index)
+    }
+    embedded = {
+      key: self.embed(params, split, names=names)
+      for key, split in splits.items()
+    }
+    return {
+      name: protocol.evaluate(
+        tasks,
+        {key: by_name[name] for key, by_name in embedded.items()},
+        metrics=self.metrics,
+        mesh=self.mesh,
+        query_chunk_size=self.query_chunk_size,
+        index_chunk_size=self.index_chunk_size,
+        per_query=per_query,
+      )
+      for name in names
+    }
+
+  def embed(
+    self, params: Any, split: structs.ImageSplit, *, names: Sequence[str]
+  ) -> dict[str, Float[np.ndarray, "n d"]]:
+    """Returns the embeddings of a split, in its order, on the host."""
+    domain = partitioning.put_replicated(
+      np.int32(self.domain_ids[split.domain]), self.mesh
+    )
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    pending = None
+    for batch in split.open():
+      images = partitioning.put_batch(batch.images, self.mesh)
+      outputs = self._forward(params, images, domain)
+      if pending is not None:  # fetched while the device computes the next
+        _append(parts, pending)
+      pending = {name: getattr(outputs, name) for name in names}
+    if pending is not None:
+      _append(parts, pending)
+    num_images = len(split.labels)  # what follows is padding
+    return {
+      name: np.concatenate(rows)[:num_images] for name, rows in parts.items()
+    }
+
+  @functools.cached_property
+  def _forward(self):
+    return jax.jit(
+      lambda params, images, domain: self.model.apply(
+        {"params": params}, images, domain, train=False
+      ),
+      out_shardings=partitioning.replicated(self.mesh),
+    )
+
+
+def _append(parts, outputs):
+  for name, rows in partitioning.fetch(outputs).items():
+    parts[name].append(rows)
+
+
+def nest(by_split: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns results in the form of results.json.
+
+  From {split: {embedding: {"separate"|"merged": {domain: ...}}}} to
+  {embedding: {"separate"|"merged": {split: {domain: ...}}}}.
+  """
+  nested: dict[str, Any] = {}
+  for split, by_name in by_split.items():
+    for name, by_kind in by_name.items():
+      for kind, values in by_kind.items():
+        nested.setdefault(name, {}).setdefault(kind, {})[split] = values
+  return nested

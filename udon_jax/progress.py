@@ -1,0 +1,74 @@
+"""Speed of a run, and the line that a person watches."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import time
+
+from udon_jax import reporting
+
+
+class Clock:
+  """Measures steps; what is done between them does not count."""
+
+  def __init__(self, *, batch_size: int):
+    self._batch_size = batch_size
+    self._reset()
+
+  def _reset(self):
+    self._start = time.perf_counter()
+    self._steps, self._waited = 0, 0.0
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts its body as waiting for data."""
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Does not count its body."""
+    start = time.perf_counter()
+    yield
+    self._start += time.perf_counter() - start
+
+  def count_step(self) -> None:
+    """Counts a step as done."""
+    self._steps += 1
+
+  def read_and_reset(self) -> dict[str, float]:
+    """Returns the speed since the last reading.
+
+    Returns:
+      speed/step_time in seconds, speed/images_per_second, speed/data_wait as
+      a share of the time, memory/peak_gb of this process.
+    """
+    elapsed = max(time.perf_counter() - self._start, 1e-9)
+    steps = max(self._steps, 1)
+    result = {
+      "speed/step_time": elapsed / steps,
+      "speed/images_per_second": steps * self._batch_size / elapsed,
+      "speed/data_wait": min(self._waited / elapsed, 1.0),
+      "memory/peak_gb": reporting.peak_memory_gb(),
+    }
+    self._reset()
+    return result
+
+
+def format_line(
+  step: int,
+  num_steps: int,
+  *,
+  loss: float,
+  domain: str,
+  speed: Mapping[str, float],
+) -> str:
+  """Returns the progress line of a log point."""
+  left = (num_steps - step) * speed["speed/step_time"]
+  width = len(str(num_steps))
+  return (
+    f"step {step:{width}}/{num_steps}  loss {loss:.3f}  {domain:<7} "
+    f"{speed['speed/images_per_second']:7.1f} images/s  "
+    f"data wait {speed['speed/data_wait']:.0%}  "
+    f"ETA {reporting.format_duration(left)}"
+  )
