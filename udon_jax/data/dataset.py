@@ -53,14 +53,7 @@ def load(
   Raises:
     UserError: a folder or file is missing or wrong, or a value is impossible.
   """
-  if seed < 0:
-    raise errors.UserError(f"config.seed={seed} is negative; choose 0 or more")
-  if not 0 < crop_size <= resize_size:
-    raise errors.UserError(
-      f"config.data.crop_size={crop_size} does not fit into"
-      f" config.data.resize_size={resize_size}; choose a positive value up to"
-      " that"
-    )
+  _check_values(seed, resize_size, crop_size, num_threads, prefetch)
   place = layout.find(data_dir)
   options = stream.Options(
     resize_size=resize_size,
@@ -188,6 +181,27 @@ def fingerprint(
   }
   text = json.dumps(parts, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_values(
+  seed: int, resize_size: int, crop_size: int, num_threads: int, prefetch: int
+) -> None:
+  """Raises a `UserError` for a value that is impossible by itself."""
+  for key, value in (
+    ("seed", seed),
+    ("data.num_threads", num_threads),
+    ("data.prefetch", prefetch),
+  ):
+    if value < 0:
+      raise errors.UserError(
+        f"config.{key}={value} is negative; choose 0 or more"
+      )
+  if not 0 < crop_size <= resize_size:
+    raise errors.UserError(
+      f"config.data.crop_size={crop_size} does not fit into"
+      f" config.data.resize_size={resize_size}; choose a positive value up to"
+      " that"
+    )
 
 
 def _specs(domains: Sequence[Domain]) -> list[domain_table.DomainSpec]:

@@ -18,7 +18,10 @@ import tensorflow as tf
 from udon_jax import errors
 from udon_jax.data import examples, records
 
-_CHUNK = 16  # records read by one call from tf.data
+# Records read by one call from tf.data, and such calls at a time: few enough
+# that what is read ahead stays small.
+_CHUNK = 64
+_PARALLEL_READS = 16
 _FOREVER = 2**62
 
 
@@ -91,7 +94,9 @@ class Stream:
         batch = next(iterator)
       except StopIteration:
         return
-      except tf.errors.OpError as error:
+      except (tf.errors.OpError, UnicodeDecodeError) as error:
+        # TensorFlow quotes damaged records in messages, which may then be no
+        # text.
         if failures:
           raise failures[0] from None
         self._blame(start)
@@ -118,10 +123,11 @@ class Stream:
   ) -> tf.data.Dataset:
     """Returns the tf.data graph; it notes errors of reading in `failures`."""
     last = self._num_local()
+    chunk = min(self.rows, _CHUNK)
 
     def read(begin):
       try:
-        positions = self._positions(begin, min(begin + _CHUNK, last))
+        positions = self._positions(begin, min(begin + chunk, last))
         numbers, *arguments = self.plan(positions)
         data = [self.files.read(int(number)) for number in numbers]
       except errors.UserError as error:
@@ -147,10 +153,9 @@ class Stream:
       return (image, parsed["class_id"]) if self.with_labels else (image,)
 
     threads = self.options.num_threads
-    parallel = {"num_parallel_calls": threads, "deterministic": True}
-    dataset = tf.data.Dataset.range(start * self.rows, last, _CHUNK)
-    dataset = dataset.map(read_chunk, **parallel).unbatch()
-    dataset = dataset.map(process_one, **parallel).batch(self.rows)
+    dataset = tf.data.Dataset.range(start * self.rows, last, chunk)
+    dataset = dataset.map(read_chunk, min(threads, _PARALLEL_READS))
+    dataset = dataset.unbatch().map(process_one, threads).batch(self.rows)
     settings = tf.data.Options()
     settings.autotune.enabled = False
     settings.deterministic = True

@@ -1,0 +1,91 @@
+"""Info files: what is read, and what each mistake is answered with."""
+
+import json
+
+import numpy as np
+import pytest
+
+from udon_jax import errors
+from udon_jax.data import info
+
+GOOD = {"path": "a/1.jpg", "class_id": 0}
+
+
+def write(tmp_path, contents):
+  file = tmp_path / "train.json"
+  if not isinstance(contents, str | bytes):
+    contents = json.dumps(contents)
+  if isinstance(contents, str):
+    contents = contents.encode()
+  file.write_bytes(contents)
+  return file
+
+
+def test_several_labels_are_padded(tmp_path):
+  entries = [
+    {"path": "a", "class_id": 7},
+    {"path": "b/c", "class_id": [2, 7, 1]},
+    {"path": "ä", "class_id": [4], "extra": None},
+  ]
+  images = info.read_info(write(tmp_path, entries), split="test")
+  assert images.paths == ["a", "b/c", "ä"]
+  np.testing.assert_array_equal(
+    images.labels, [[7, -1, -1], [2, 7, 1], [4, -1, -1]]
+  )
+  assert images.labels.dtype == np.int32
+  assert images.num_classes == 8
+
+
+BAD = {
+  "not json": ('[{"path": "a"', "not valid JSON"),
+  "not text": (b"\xff\xfe\x00", "not valid JSON"),
+  "a dict": ({"a": 1}, "JSON dict"),
+  "empty": ([], "lists no image"),
+  "a name alone": ([GOOD, "a.jpg"], "entry 1: 'a.jpg'"),
+  "no path": ([{"class_id": 1}], "entry 0"),
+  "no class": ([GOOD, {"path": "a"}], "entry 1"),
+  "path of wrong type": ([{"path": 3, "class_id": 0}], "path 3"),
+  "empty path": ([{"path": "", "class_id": 0}], "entry 0: path ''"),
+  "absolute path": ([{"path": "/a", "class_id": 0}], "out of images/"),
+  "path above": ([{"path": "a/../../b", "class_id": 0}], "out of images/"),
+  "negative": ([GOOD, {"path": "b", "class_id": -1}], "entry 1: class_id -1"),
+  "float": ([{"path": "b", "class_id": 1.0}], "class_id 1.0"),
+  "text": ([{"path": "b", "class_id": "1"}], "class_id '1'"),
+  "bool": ([{"path": "b", "class_id": True}], "class_id True"),
+  "null": ([{"path": "b", "class_id": None}], "class_id None"),
+  "too large": ([{"path": "b", "class_id": 2**31}], "class_id 2147483648"),
+  "no classes": ([{"path": "b", "class_id": []}], r"class_id \[\]"),
+  "two classes": ([{"path": "b", "class_id": [0, 1]}], "one class, not 2"),
+  "gap": ([GOOD, {"path": "b", "class_id": 2}], "entry 1: class_id 2 is out"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_named(tmp_path, name):
+  contents, message = BAD[name]
+  file = write(tmp_path, contents)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    info.read_info(file, split="train")
+  assert str(file) in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+  for read in (
+    info.fingerprint,
+    info.require,
+    lambda file: info.read_info(file, split="val"),
+  ):
+    with pytest.raises(errors.UserError, match=r"val\.json is missing"):
+      read(tmp_path / "val.json")
+
+
+def test_evaluation_splits_may_number_classes_freely(tmp_path):
+  file = write(tmp_path, [{"path": "b", "class_id": [900, 17]}])
+  assert info.read_info(file, split="test").num_classes == 901
+
+
+def test_the_fingerprint_is_of_the_bytes(tmp_path):
+  first = info.fingerprint(write(tmp_path, [GOOD]))
+  assert first == info.fingerprint(write(tmp_path, [GOOD]))
+  assert first != info.fingerprint(write(tmp_path, [GOOD, GOOD]))

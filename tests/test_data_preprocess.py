@@ -1,0 +1,115 @@
+"""Pixels agree with a numpy oracle; every kind of image is decoded."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+from tests import data_files
+from tests.oracles import preprocess as oracle
+from udon_jax.data import preprocess
+
+SIZES = [(40, 30), (30, 40), (33, 33), (300, 20), (21, 301), (500, 375), (1, 9)]
+
+
+def decoded(data):
+  return preprocess.decode(data).numpy()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("top", "left", "flip"), [(0, 0, 0), (8, 3, 1)])
+def test_training_images_agree_with_numpy(size, top, left, flip):
+  data = data_files.encode(1, size=size)
+  sizes = {"resize_size": 40, "crop_size": 32}
+  image = preprocess.train_image(
+    data, tf.constant([top, left]), tf.constant(bool(flip)), **sizes
+  ).numpy()
+  assert image.dtype == np.uint8
+  expected = oracle.train_image(
+    decoded(data), top=top, left=left, flip=flip, **sizes
+  )
+  assert np.abs(image - expected).max() <= 0.501
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("crop_size", [32, 224])
+def test_evaluation_images_agree_with_numpy(size, crop_size):
+  data = data_files.encode(2, size=size)
+  image = preprocess.eval_image(data, crop_size=crop_size).numpy()
+  expected = oracle.eval_image(decoded(data), crop_size=crop_size)
+  assert image.shape == (crop_size, crop_size, 3)
+  assert np.abs(image - expected).max() <= 0.501
+
+
+def test_the_oracle_resizes_a_ramp_exactly():
+  ramp = np.arange(4.0)[None, :, None]
+  np.testing.assert_allclose(
+    oracle.resize(ramp, 1, 8)[0, :, 0],
+    [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3],
+  )
+
+
+@pytest.mark.parametrize(
+  ("mode", "kind", "tolerance"),
+  [
+    ("RGB", "JPEG", 10),
+    ("L", "JPEG", 10),
+    ("RGB", "PNG", 0),
+    ("L", "PNG", 0),
+    ("RGB", "GIF", 60),
+    ("RGB", "WEBP", 10),
+  ],
+)
+def test_kinds_of_images(mode, kind, tolerance):
+  data = data_files.encode(3, mode=mode, kind=kind)
+  assert preprocess.is_readable(data)
+  with Image.open(io.BytesIO(data)) as image:
+    expected = np.asarray(image.convert("RGB"), int)
+  assert np.abs(decoded(data) - expected).max() <= tolerance
+
+
+def test_cmyk_is_converted():
+  # Adobe's CMYK is stored inverted, as PIL writes it.
+  data = data_files.encode(3, mode="CMYK", quality=95)
+  with Image.open(io.BytesIO(data)) as image:
+    cmyk = np.asarray(image, float)
+  expected = (255 - cmyk[..., :3]) * (255 - cmyk[..., 3:]) / 255
+  assert np.abs(decoded(data) - expected).mean() < 3
+
+
+def test_exif_orientation_is_ignored():
+  image = Image.fromarray(data_files.pixels(0))
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  buffer = io.BytesIO()
+  image.save(buffer, "JPEG", exif=exif)
+  assert decoded(buffer.getvalue()).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"",
+    b"junk",
+    data_files.encode(0)[:-2],
+    data_files.encode(0)[:200],
+    data_files.encode(0, progressive=True)[:-40],
+    data_files.encode(0, kind="PNG")[:-80],
+    data_files.encode(0, kind="BMP"),
+    data_files.encode(0, kind="TIFF"),
+  ],
+  ids=[
+    "empty",
+    "junk",
+    "cut",
+    "cut early",
+    "cut progressive",
+    "cut png",
+    "bmp",
+    "tiff",
+  ],
+)
+def test_damaged_images_are_found(data):
+  assert not preprocess.is_readable(data)

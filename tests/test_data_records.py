@@ -1,0 +1,202 @@
+"""Record files, their sidecars and every way in which they can be broken."""
+
+from concurrent import futures
+import gzip
+import os
+
+from etils import epath
+import numpy as np
+import pytest
+
+from tests import data_files
+from udon_jax import errors
+from udon_jax.data import offsets, records, storage
+
+DATA = [b"a" * n for n in (0, 1, 5000, 17, 300)]
+
+
+@pytest.fixture
+def file(tmp_path):
+  path = tmp_path / "cars.val.tfrecord"
+  data_files.write_records(path, DATA)
+  return path
+
+
+def sidecar(file):
+  return file.parent / (file.name + ".offsets.npy")
+
+
+def read_all(*files):
+  opened = records.RecordFiles(files)
+  return [opened.read(i) for i in range(len(opened))]
+
+
+def test_records_are_those_that_tensorflow_wrote(file):
+  assert read_all(file) == DATA
+  starts = np.load(sidecar(file))
+  assert starts.dtype == np.int64
+  assert starts[-1] == file.stat().st_size
+  lengths = np.diff(starts) - 16
+  assert lengths.tolist() == [len(data) for data in DATA]
+  assert set(os.listdir(file.parent)) == {file.name, sidecar(file).name}
+
+
+def test_a_good_sidecar_is_believed(file):
+  read_all(file)
+  first = sidecar(file).stat().st_mtime_ns
+  read_all(file)
+  assert sidecar(file).stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(
+  "contents",
+  [
+    b"",
+    b"junk",
+    np.array([0, 16]),
+    np.array([0.0, 5398.0]),
+    np.array([[0, 5398]]),
+    np.array([0, 9000, 5398]),
+    np.array([], np.int64),
+  ],
+  ids=["empty", "junk", "stale", "floats", "2d", "unsorted", "no offsets"],
+)
+def test_a_bad_sidecar_is_built_again(file, contents):
+  if isinstance(contents, bytes):
+    sidecar(file).write_bytes(contents)
+  else:
+    np.save(sidecar(file), contents)
+  assert read_all(file) == DATA
+  assert len(np.load(sidecar(file))) == len(DATA) + 1
+
+
+def test_a_read_only_place_is_read(file, monkeypatch):
+  def refuse(*_, **__):
+    raise PermissionError("read-only")
+
+  monkeypatch.setattr(offsets, "write", refuse)
+  assert read_all(file) == DATA
+  assert not sidecar(file).exists()
+
+
+@pytest.mark.parametrize("kept", [1, 11, 12, 20, 60, -1, -4, -300])
+def test_a_cut_file_is_named(file, kept):
+  read_all(file)
+  file.write_bytes(file.read_bytes()[:kept])
+  with pytest.raises(errors.UserError, match=f"{file}.*prepare"):
+    read_all(file)
+
+
+def test_other_files_are_named(file):
+  whole = file.read_bytes()
+  damaged = bytearray(whole)
+  damaged[16 + 9] ^= 1  # in the CRC of the second record's length
+  for contents in (gzip.compress(whole), b"x" * 5000, bytes(damaged)):
+    file.write_bytes(contents)
+    with pytest.raises(errors.UserError, match=f"{file} is"):
+      read_all(file)
+
+
+def test_an_empty_shard_is_no_error(tmp_path, file):
+  empty = tmp_path / "empty.tfrecord"
+  empty.write_bytes(b"")
+  assert read_all(empty, file, empty, file) == DATA * 2
+  assert len(records.RecordFiles([empty])) == 0
+
+
+def test_records_are_numbered_through_files(tmp_path, file):
+  other = tmp_path / "b.tfrecord"
+  data_files.write_records(other, [b"x", b"yy"])
+  opened = records.RecordFiles([file, other])
+  assert len(opened) == 7
+  assert opened.locate(4) == (epath.Path(file), 4)
+  assert opened.locate(5) == (epath.Path(other), 0)
+  assert opened.read(6) == b"yy"
+
+
+def test_threads_read_at_the_same_time(file):
+  opened = records.RecordFiles([file])
+  with futures.ThreadPoolExecutor(8) as pool:
+    results = list(pool.map(opened.read, [i % 5 for i in range(2000)]))
+  assert results == [DATA[i % 5] for i in range(2000)]
+
+
+def test_files_that_change_while_they_are_read(file):
+  opened = records.RecordFiles([file])
+  opened.read(0)
+  with file.open("r+b") as stream:
+    stream.truncate(100)
+  with pytest.raises(errors.UserError, match=f"{file} changed"):
+    opened.read(4)
+
+
+def test_files_that_vanish_before_they_are_read(file):
+  fresh = file.parent / "fresh.tfrecord"
+  data_files.write_records(fresh, DATA)
+  unopened = records.RecordFiles([fresh])
+  fresh.unlink()
+  with pytest.raises(errors.UserError, match=f"{fresh} cannot be read"):
+    unopened.read(0)
+
+
+def test_a_replaced_file_of_the_same_size(file):
+  read_all(file)
+  data_files.write_records(file, list(reversed(DATA)))
+  with pytest.raises(errors.UserError, match="changed since its sidecar"):
+    read_all(file)
+
+
+def test_remote_files_are_read_through_streams(file):
+  class Remote(type(epath.Path(file))):
+    def __fspath__(self):
+      return "gs://" + super().__fspath__()
+
+    def open(self, mode):
+      return open(super().__fspath__(), mode)
+
+  reader = storage.PieceReader([Remote(file)])
+  data = file.read_bytes()
+  assert reader.read(0, 28, 17) == data[28:45]
+  assert reader.read(0, 0, 5) == data[:5]
+
+
+def find(folder):
+  found = records.find_files(folder, base="a.train.tfrecord", cure="CURE")
+  return [path.name for path in found]
+
+
+def touch(folder, *names):
+  for name in names:
+    (folder / name).write_bytes(b"")
+
+
+def test_files_are_found_in_order(tmp_path):
+  names = [f"a.train.tfrecord-{i:05d}-of-00012" for i in range(12)]
+  touch(tmp_path, *names, names[0] + ".offsets.npy", "metadata.json")
+  touch(tmp_path, "b.train.tfrecord", ".a.train.tfrecord.tmp")
+  assert find(tmp_path) == names
+
+
+def test_one_file_is_found(tmp_path):
+  touch(tmp_path, "a.train.tfrecord", "a.train.tfrecord.offsets.npy")
+  assert find(tmp_path) == ["a.train.tfrecord"]
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    ([], "a.train.tfrecord is missing; CURE"),
+    (["-00000-of-00002"], "-00001-of-00002 is missing, one of 2 shards"),
+    (["", "-00000-of-00001"], "mixes records"),
+    (["-00000-of-00001", "-00000-of-00002"], "mixes records"),
+  ],
+)
+def test_missing_files_are_named(tmp_path, names, message):
+  touch(tmp_path, *("a.train.tfrecord" + name for name in names))
+  with pytest.raises(errors.UserError, match=message):
+    find(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match=r"nowhere.*CURE"):
+    find(tmp_path / "nowhere")

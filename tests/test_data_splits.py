@@ -1,0 +1,82 @@
+"""Records are opened only if they are those of their info file."""
+
+import pytest
+
+from tests import data_files
+from udon_jax import errors
+from udon_jax.data import info, layout, metadata, records, splits
+
+
+@pytest.fixture
+def root(tmp_path):
+  data_files.add_split(tmp_path, "cars", "train", 7)
+  data_files.add_split(tmp_path, "cars", "val", 5)
+  return tmp_path
+
+
+def test_metadata_of_other_making_is_not_trusted(tmp_path):
+  folder = layout.find(tmp_path).root
+  for text in ("", "{}", "[]", '{"num_examples": 3}'):
+    (folder / "metadata.json").write_text(text)
+    assert metadata.read(folder) is None
+
+
+def test_infos_and_records_must_agree(root):
+  place = data_files.prepare(root)
+  images = info.read_info(place.info_file("cars", "val"), split="val")
+  files = records.RecordFiles([root / "tfds/cars/val/cars.val.tfrecord"])
+  swapped = info.SplitInfo(images.paths[::-1], images.labels[::-1])
+  fewer = info.SplitInfo(images.paths[:-1], images.labels[:-1])
+  splits.check_agreement(files, images, in_order=True, cure="CURE")
+  splits.check_agreement(files, swapped, in_order=False, cure="CURE")
+  for other, message in [(swapped, "is of image"), (fewer, "5 records")]:
+    with pytest.raises(errors.UserError, match=f"{message}.*CURE"):
+      splits.check_agreement(files, other, in_order=True, cure="CURE")
+
+
+def test_a_changed_info_file_is_noticed(root):
+  place = data_files.prepare(root)
+  data_files.add_split(root, "cars", "val", 4)
+  with pytest.raises(errors.UserError, match=r"val\.json changed since.*run"):
+    splits.open_records(place, "cars", "val")
+
+
+def test_classes_are_counted_in_the_info_file_without_metadata(root):
+  place = layout.find(root)
+  assert splits.num_classes(place, "cars") == 3
+  data_files.prepare(root)
+  assert splits.num_classes(place, "cars") == 3
+  data_files.add_split(root, "cars", "train", 7, num_classes=5)
+  assert splits.num_classes(place, "cars") == 5
+
+
+def test_classes_are_not_counted_again_with_metadata(root, monkeypatch):
+  place = data_files.prepare(root)
+  monkeypatch.setattr(info, "read_info", None)
+  assert splits.num_classes(place, "cars") == 3
+
+
+@pytest.mark.parametrize("data_dir", [None, ""])
+def test_no_data_directory(data_dir):
+  with pytest.raises(errors.UserError, match=r"^config\.data_dir is not set"):
+    layout.find(data_dir)
+
+
+def test_a_missing_data_directory_comes_with_its_cure(tmp_path):
+  with pytest.raises(errors.UserError) as caught:
+    layout.find(tmp_path / "nowhere")
+  message = str(caught.value)
+  assert message.startswith(f"config.data_dir={tmp_path}/nowhere is no folder")
+  for command in ("udon_jax.data.synthetic --output", "udon_jax.data.prepare"):
+    assert command in message
+
+
+def test_a_data_directory_may_be_given_by_its_records(root):
+  data_files.prepare(root)
+  assert layout.find(root / "tfds") == layout.find(root)
+  other = layout.find(root, info_files=root / "info_files" / "cars")
+  assert other.info_file("a", "b") == layout.epath.Path(
+    root / "info_files/cars/a/b.json"
+  )
+  with pytest.raises(errors.UserError, match="--info_files"):
+    layout.find(root, info_files=root / "nowhere")
