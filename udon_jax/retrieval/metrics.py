@@ -7,7 +7,7 @@ match where they share a label.
 Shape legend: q queries, n index items, l labels of an image, k neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import re
@@ -116,8 +116,7 @@ def mmp_at_k(
   """Returns the modified mean precision: hits among the first min(n, k) / it.
 
   n is the number of positives of the query; without positives the value is 0.
-  Source: UnED (Towards Universal Image Embeddings, ICCV 2023), there
-  with k = 5.
+  Source: "Towards Universal Image Embeddings" (ICCV 2023), there with k = 5.
 
   Example:
     >>> hits = np.array([[True, False, True], [True, False, False]])
@@ -212,6 +211,19 @@ def get_metric(name: str) -> Metric:
   if match[1] == "mmp":
     return Metric(name, functools.partial(mmp_at_k, k=depth), depth)
   return Metric(name, lambda hits, _: recall_at_k(hits, k=depth), depth)
+
+
+def parse(names: Sequence[str]) -> tuple[Metric, ...]:
+  """Returns the metrics of `config.eval.metrics`.
+
+  Raises:
+    UserError: there are none, a name is unknown, or one stands twice.
+  """
+  if not names or len(set(names)) < len(names):
+    raise errors.UserError(
+      f"config.eval.metrics={tuple(names)}: name at least one metric, each once"
+    )
+  return tuple(get_metric(name) for name in names)
 
 
 class _Postings:

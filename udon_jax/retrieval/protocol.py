@@ -1,0 +1,275 @@
+"""The UnED protocols: every domain's queries search its own or all indexes.
+
+Source: "Towards Universal Image Embeddings" (ICCV 2023).
+
+Shape legend: q queries, n index images, l labels of an image, d embedding dim,
+k neighbours.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from jax import sharding
+from jaxtyping import Float, Int
+import numpy as np
+
+from udon_jax import errors, structs
+from udon_jax.retrieval import knn, records
+from udon_jax.retrieval import metrics as metrics_lib
+
+SEPARATE = "separate"
+MERGED = "merged"
+MEAN = "mean"
+
+_Key = tuple[str, str]  # (domain, split)
+
+
+def evaluate(
+  tasks: Sequence[structs.RetrievalTask],
+  embeddings: Mapping[_Key, Float[np.ndarray, "n d"]],
+  *,
+  metrics: Sequence[str],
+  mesh: sharding.Mesh | None = None,
+  query_chunk_size: int | None = None,
+  index_chunk_size: int | None = None,
+  per_query: bool = False,
+) -> dict[str, Any]:
+  """Returns the metrics of every domain under both protocols.
+
+  Separate: a domain's queries search its own index. Merged: they search the
+  indexes of all domains, in the order of the tasks. A hit has a label of the
+  query and its domain. Where the searched index holds the query's own split,
+  the query is excluded from its neighbours and its positives.
+
+  Args:
+    tasks: queries and index of every domain.
+    embeddings: of every split of the tasks, by (domain, split name), row i of
+      image i; compared by inner product, so rows have unit length as a rule.
+    metrics: names such as "recall@1" (see `metrics.get_metric`).
+    mesh: devices over which indexes are split; None for one device.
+    query_chunk_size: queries searched at once; None for the platform's.
+    index_chunk_size: index rows scored at once; None for the platform's.
+    per_query: whether to return what every query found.
+
+  Returns:
+    {"separate"|"merged": {domain or "mean": {metric: value}}}: fractions, each
+    the mean over a domain's queries, and under "mean" the unweighted mean over
+    domains. With `per_query` also {"per_query": {"separate"|"merged": [a
+    `records.QueryRecords` a domain]}}.
+
+  Raises:
+    UserError: a metric is unknown, a domain comes twice, a split is empty, or
+      embeddings are missing, not finite or do not fit their split.
+  """
+  parsed = metrics_lib.parse(metrics)
+  _check(tasks, embeddings)
+  labels = _unique_labels(tasks)
+  results: dict[str, Any] = {}
+  found: dict[str, list[records.QueryRecords]] = {}
+  for kind, searches in (
+    (SEPARATE, [[task] for task in tasks]),
+    (MERGED, [list(tasks)]),
+  ):
+    found[kind] = [
+      record
+      for group in searches
+      for record in _search_group(
+        group,
+        embeddings,
+        labels,
+        metrics=parsed,
+        mesh=mesh,
+        query_chunk_size=query_chunk_size,
+        index_chunk_size=index_chunk_size,
+      )
+    ]
+    results[kind] = _means(found[kind])
+  if per_query:
+    results["per_query"] = found
+  return results
+
+
+def _check(tasks, embeddings):
+  """Raises UserError unless the embeddings fit the tasks."""
+  if not tasks:
+    raise errors.UserError("config.domains: no domain to evaluate")
+  names = [task.domain for task in tasks]
+  if len(set(names)) < len(names):
+    raise errors.UserError(f"config.domains: a domain comes twice in {names}")
+  dims = {}
+  for split in (s for task in tasks for s in (task.query, task.index)):
+    where = f"{split.domain}/{split.name}"
+    if not len(split.labels):
+      raise errors.UserError(f"{where} has no images; check its info file")
+    rows = embeddings.get((split.domain, split.name))
+    if rows is None:
+      raise errors.UserError(f"{where} has no embeddings")
+    if rows.ndim != 2 or len(rows) != len(split.labels):
+      raise errors.UserError(
+        f"{where}: embeddings of shape {rows.shape} for {len(split.labels)} "
+        "images; there must be one row an image, in info-file order"
+      )
+    if not np.isfinite(rows.sum(dtype=np.float64)):
+      raise errors.UserError(f"{where}: embeddings hold NaN or infinite values")
+    dims[where] = rows.shape[1]
+  if len(set(dims.values())) > 1:
+    raise errors.UserError(f"embeddings differ in their dimension: {dims}")
+
+
+def _unique_labels(tasks) -> dict[_Key, Int[np.ndarray, "n l"]]:
+  """Returns labels by (domain, split) that no two domains share."""
+  unique = {}
+  start = 0
+  for task in tasks:
+    top = start
+    for split in (task.query, task.index):
+      labels = split.labels.astype(np.int64)
+      unique[split.domain, split.name] = np.where(
+        labels < 0, -1, labels + start
+      )
+      top = max(top, start + int(labels.max()) + 1)
+    start = top
+  return unique
+
+
+@dataclasses.dataclass(frozen=True)
+class _Queries:
+  """One domain's queries against one index.
+
+  Attributes:
+    task: the domain's task.
+    labels: of the queries.
+    exclude: index row of the query itself, -1 where it is not in the index.
+    num_positives: relevant index rows.
+    k: neighbours that the metrics need.
+  """
+
+  task: structs.RetrievalTask
+  labels: Int[np.ndarray, "q l"]
+  exclude: Int[np.ndarray, "q"]
+  num_positives: Int[np.ndarray, "q"]
+  k: int
+
+
+def _search_group(
+  tasks, embeddings, labels, *, metrics, **options
+) -> list[records.QueryRecords]:
+  """Searches the index of all given tasks with the queries of each."""
+  splits = tuple(task.index for task in tasks)
+  keys = [(split.domain, split.name) for split in splits]
+  starts = np.cumsum([0, *(len(split.labels) for split in splits)])
+  index_labels = _stack_labels([labels[key] for key in keys])
+  queries = [
+    _queries(
+      task,
+      labels[task.domain, task.query.name],
+      index_labels,
+      starts=dict(zip(keys, starts[:-1], strict=True)),
+      metrics=metrics,
+    )
+    for task in tasks
+  ]
+  index = np.concatenate([embeddings[key] for key in keys])
+  neighbours: dict[str, tuple] = {}
+  for k in sorted({each.k for each in queries}):  # one search a depth
+    alike = [each for each in queries if each.k == k]
+    scores, ids = knn.search(
+      np.concatenate(
+        [embeddings[each.task.domain, each.task.query.name] for each in alike]
+      ),
+      index,
+      k=k,
+      exclude=np.concatenate([each.exclude for each in alike]),
+      **options,
+    )
+    cuts = np.cumsum([len(each.exclude) for each in alike])[:-1]
+    for each, *found in zip(
+      alike, np.split(scores, cuts), np.split(ids, cuts), strict=True
+    ):
+      neighbours[each.task.domain] = tuple(found)
+  return [
+    _record(
+      each,
+      neighbours[each.task.domain],
+      index_labels=index_labels,
+      splits=splits,
+      metrics=metrics,
+    )
+    for each in queries
+  ]
+
+
+def _queries(task, query_labels, index_labels, *, starts, metrics) -> _Queries:
+  """Returns the queries of a task and how deep they must search."""
+  num_queries = len(query_labels)
+  exclude = np.full(num_queries, -1, np.int64)
+  own = (task.domain, task.query.name)
+  if own in starts:
+    exclude = starts[own] + np.arange(num_queries)
+  positives = metrics_lib.num_positives(
+    query_labels, index_labels, exclude=exclude
+  )
+  most = int(positives.max())
+  k = max(metric.num_neighbours(most) for metric in metrics)
+  return _Queries(task, query_labels, exclude, positives, k)
+
+
+def _record(
+  queries: _Queries,
+  found: tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]],
+  *,
+  index_labels: Int[np.ndarray, "n l"],
+  splits: Sequence[structs.ImageSplit],
+  metrics: Sequence[metrics_lib.Metric],
+) -> records.QueryRecords:
+  """Scores the neighbours that the queries found."""
+  scores, ids = found
+  hits = metrics_lib.relevance(ids, queries.labels, index_labels)
+  return records.QueryRecords(
+    domain=queries.task.domain,
+    keys=queries.task.query.keys,
+    index_splits=splits,
+    neighbours=ids,
+    scores=scores,
+    hits=hits,
+    num_positives=queries.num_positives,
+    metrics={
+      metric.name: metric.compute(hits, queries.num_positives)
+      for metric in metrics
+    },
+  )
+
+
+def _stack_labels(parts) -> Int[np.ndarray, "n l"]:
+  """Stacks labels of several splits, padded to the same length."""
+  most = max(part.shape[1] for part in parts)
+  return np.concatenate(
+    [
+      np.pad(part, ((0, 0), (0, most - part.shape[1])), constant_values=-1)
+      for part in parts
+    ]
+  )
+
+
+def _means(found: Sequence[records.QueryRecords]) -> dict[str, Any]:
+  """Returns {domain or "mean": {metric: value}}, nothing rounded."""
+  by_domain = {
+    record.domain: {
+      name: float(np.mean(values)) for name, values in record.metrics.items()
+    }
+    for record in found
+  }
+  names = next(iter(by_domain.values())).keys()
+  mean = {
+    name: float(np.mean([values[name] for values in by_domain.values()]))
+    for name in names
+  }
+  return {**by_domain, MEAN: mean}
+
+
+def write_per_query(
+  path: records.epath.PathLike, found: Sequence[records.QueryRecords]
+) -> None:
+  """Writes records of queries as JSON lines; see `records.write`."""
+  records.write(path, found)
