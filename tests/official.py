@@ -27,7 +27,9 @@ def load(name):
 def model():
   """Returns the tiny model of the golden files."""
   return udon.Udon(
-    backbone=vit.ViT(patch_size=16, width=64, depth=2, num_heads=2, mlp_dim=128),
+    backbone=vit.ViT(
+      patch_size=16, width=64, depth=2, num_heads=2, mlp_dim=128
+    ),
     num_domains=len(DOMAINS),
     teacher_dim=256,
     teacher_hidden=(),

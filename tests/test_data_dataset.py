@@ -180,5 +180,11 @@ def test_the_fingerprint_is_of_the_training_data(root, tmp_path):
   data_files.prepare(moved, num_shards=2)
   second = dataset.fingerprint(moved, domains=("cars", "met"))
   assert second != first
+  shard = moved / "tfds/met/train/met.train.tfrecord-00001-of-00002"
+  whole = shard.read_bytes()
+  shard.write_bytes(whole + whole)
+  assert dataset.fingerprint(moved, domains=("cars", "met")) != second
+  shard.write_bytes(whole)
+  assert dataset.fingerprint(moved, domains=("cars", "met")) == second
   data_files.add_split(moved, "cars", "train", 9, num_classes=2)
   assert dataset.fingerprint(moved, domains=("cars", "met")) != second

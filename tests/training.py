@@ -1,0 +1,40 @@
+"""Runs steps of the tiny config without files."""
+
+import jax
+import numpy as np
+
+from tests import fakes
+from udon_jax import partitioning, structs, trainer
+
+
+def set_up(config, *, num_devices=None, monkeypatch=None):
+  """Returns a run on the first devices."""
+  if num_devices is not None:
+    devices = jax.devices()[:num_devices]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+  return trainer.set_up(config, fakes.sources(config))
+
+
+def take_steps(run, state, domains, *, step_fn=None):
+  """Takes a step for each domain id; returns the state and the losses."""
+  iters = [s.open(0) for s in fakes.sources(run.config)]
+  losses = []
+  for domain in domains:
+    host = next(iters[domain])
+    images, labels = partitioning.put_batch(
+      (host.images, host.labels), run.mesh
+    )
+    before = state.meters.sums["loss"]
+    before = float(np.sum(jax.device_get(before)))
+    batch = structs.Batch(
+      images, labels, partitioning.put_replicated(np.int32(domain), run.mesh)
+    )
+    state = (step_fn or run.train_step)(state, batch)
+    total = float(np.sum(jax.device_get(state.meters.sums["loss"])))
+    losses.append(total - before)
+  return state, np.asarray(losses)
+
+
+def copy(state):
+  """Returns a state that a donated one leaves alone."""
+  return jax.tree.map(lambda x: x.copy(), state)
