@@ -86,8 +86,10 @@ def search(
   mesh = _one_device_mesh() if mesh is None else mesh
   cpu = mesh.devices.flat[0].platform == "cpu"
   default_chunks = _CPU_CHUNKS if cpu else _ACCELERATOR_CHUNKS
-  query_chunk_size = query_chunk_size or default_chunks[0]
-  index_chunk_size = index_chunk_size or default_chunks[1]
+  if query_chunk_size is None:
+    query_chunk_size = default_chunks[0]
+  if index_chunk_size is None:
+    index_chunk_size = default_chunks[1]
   queries = np.asarray(queries, np.float32)
   if exclude is None:
     exclude = np.full(len(queries), -1, np.int32)
