@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+from etils import epath
 from jax import sharding
 from jaxtyping import Float, Int
 import numpy as np
@@ -269,7 +270,7 @@ def _means(found: Sequence[records.QueryRecords]) -> dict[str, Any]:
 
 
 def write_per_query(
-  path: records.epath.PathLike, found: Sequence[records.QueryRecords]
+  path: epath.PathLike, found: Sequence[records.QueryRecords]
 ) -> None:
   """Writes records of queries as JSON lines; see `records.write`."""
   records.write(path, found)
