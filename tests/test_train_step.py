@@ -1,5 +1,6 @@
 """Laws of a training step."""
 
+from flax import traverse_util
 import jax
 import numpy as np
 import pytest
@@ -15,6 +16,12 @@ def assert_trees_close(a, b, **tolerance):
     jax.device_get(a),
     jax.device_get(b),
   )
+
+
+def without_key_bias(params):
+  """The gradient of a key's bias is zero: AdamW makes steps of its rounding."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  return {k: v for k, v in flat.items() if not k.endswith("key/bias")}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,11 @@ def test_accumulation_is_exact(one_device, monkeypatch, parts):
   )
   state, losses = training.take_steps(run, run.init_state(), SEQUENCE)
   np.testing.assert_allclose(losses, one_device[2], rtol=1e-4)
-  assert_trees_close(state.params, one_device[1].params, atol=2e-4)
+  assert_trees_close(
+    without_key_bias(state.params),
+    without_key_bias(one_device[1].params),
+    atol=2e-4,
+  )
 
 
 def test_accumulation_over_devices_is_exact(one_device):

@@ -28,8 +28,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
   """
   _set_up_logging()
 
+  quiet = not any(a.lstrip("-").startswith("verbosity") for a in sys.argv)
+
   def guarded(argv: Sequence[str]) -> int | None:
-    if flags.FLAGS["verbosity"].using_default_value:
+    if quiet:
       absl_logging.set_verbosity(absl_logging.WARNING)
     if len(argv) > 1:
       raise errors.UserError(f"unexpected argument {argv[1]!r}; see --help")
@@ -45,7 +47,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 def _set_up_logging() -> None:
-  """Shows the project's own messages; of the libraries only warnings."""
+  """Shows the project's own messages; `--verbosity=0` the libraries' too."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logger = logging.getLogger("udon_jax")
   logger.setLevel(logging.INFO)
