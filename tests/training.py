@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tests import fakes
-from udon_jax import partitioning, structs, trainer
+from udon_jax import partitioning, structs
 
 
 def set_up(config, *, num_devices=None, monkeypatch=None):
@@ -12,7 +12,7 @@ def set_up(config, *, num_devices=None, monkeypatch=None):
   if num_devices is not None:
     devices = jax.devices()[:num_devices]
     monkeypatch.setattr(jax, "devices", lambda: devices)
-  return trainer.set_up(config, fakes.sources(config))
+  return run.set_up(config, fakes.sources(config))
 
 
 def take_steps(run, state, domains, *, step_fn=None):

@@ -51,7 +51,7 @@ def check(config: Config) -> None:
     ("data", "prefetch"),
     ("data", "crop_size"),
   ):
-    if config[group][key] < 1:
+    if config[group][key] is not None and config[group][key] < 1:
       raise errors.UserError(
         f"config.{group}.{key}={config[group][key]} must be at least 1"
       )

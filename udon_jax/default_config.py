@@ -156,9 +156,10 @@ def _eval():
   c.metrics = ("recall@1", "recall@5", "mmp@5")
   # Embeddings compared in validation; the student's always are.
   c.embeddings = ("student", "teacher", "backbone")
-  # The bound of the search's memory: queries x index rows x 4 bytes.
-  c.query_chunk_size = 1024
-  c.index_chunk_size = 65_536
+  # Queries and index rows scored at a time, which bound the search's memory
+  # (queries x index rows x 4 bytes); None takes the platform's best.
+  c.query_chunk_size = config_dict.placeholder(int)
+  c.index_chunk_size = config_dict.placeholder(int)
   return c
 
 

@@ -22,7 +22,7 @@ from udon_jax import (
   evaluator,
   partitioning,
   reporting,
-  trainer,
+  run,
 )
 from udon_jax.retrieval import protocol, table
 
@@ -92,7 +92,7 @@ def evaluate_workdir(
     per_query_dir: folder for every query's neighbours, if wanted.
   """
   with contextlib.closing(
-    checkpointing.open_existing(workdir, best=trainer.BEST_METRIC)
+    checkpointing.open_existing(workdir, best=run.BEST_METRIC)
   ) as checkpointer:
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)

@@ -38,16 +38,16 @@ class Evaluator:
     mesh: over which batches and indexes are split.
     domain_ids: id of every domain of the model, by name.
     metrics: names of `retrieval.metrics`.
-    query_chunk_size: queries scored at a time.
-    index_chunk_size: index rows scored at a time.
+    query_chunk_size: queries scored at a time; None is the platform's best.
+    index_chunk_size: index rows scored at a time; likewise.
   """
 
   model: Any
   mesh: Mesh
   domain_ids: Mapping[str, int]
   metrics: Sequence[str]
-  query_chunk_size: int
-  index_chunk_size: int
+  query_chunk_size: int | None
+  index_chunk_size: int | None
 
   def run(
     self,

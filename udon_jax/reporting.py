@@ -37,6 +37,11 @@ def write_json(path: epath.PathLike, value: Any) -> None:
   write_atomically(path, json.dumps(value, indent=1) + "\n")
 
 
+def read_json(path: epath.PathLike) -> Any:
+  """Returns what a JSON file holds."""
+  return json.loads(epath.Path(path).read_text())
+
+
 def make_folder(folder: epath.PathLike, *, key: str) -> epath.Path:
   """Creates a folder to write to.
 

@@ -2,30 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import dataclasses
 import logging
 from typing import Any
 
 from etils import epath
 import jax
-from jax.sharding import Mesh
 import ml_collections
 import numpy as np
 
 from udon_jax import (
-  build,
   checkpointing,
   errors,
   evaluator,
   partitioning,
   progress,
-  prototypes,
   reporting,
   sampling,
   structs,
   train_state,
-  train_step,
 )
+from udon_jax import run as runs
 from udon_jax.retrieval import table
 
 logger = logging.getLogger(__name__)
@@ -33,25 +29,7 @@ logger = logging.getLogger(__name__)
 Tasks = Callable[[], Sequence[structs.RetrievalTask]]
 State = train_state.TrainState
 
-BEST_METRIC = "val/student/merged/mean/recall@1"
 CONFIG_FILE = "config.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What does not change during a run."""
-
-  config: ml_collections.ConfigDict
-  mesh: Mesh
-  layout: prototypes.Layout
-  meta: checkpointing.Meta
-  num_steps: int
-  frozen_steps: int
-  abstract_state: State  # shapes and shardings
-  init_state: Callable[[], State]
-  train_step: train_step.StepFn
-  frozen_step: train_step.StepFn
-  evaluator: evaluator.Evaluator
 
 
 def every(step: int, n: int, *, last: int) -> bool:
@@ -82,137 +60,36 @@ def train(
     DivergedError: a loss or gradient was not finite.
   """
   workdir = reporting.make_folder(workdir, key="--workdir")
-  run = set_up(config, sources)
+  run = runs.set_up(config, sources)
+  results_file = workdir / reporting.RESULTS_FILE
   is_main = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
-    checkpointer = stack.enter_context(
-      contextlib.closing(
-        checkpointing.Checkpointer(
-          workdir, keep_latest=config.checkpoint.keep_latest, best=BEST_METRIC
-        )
-      )
+    checkpointer = checkpointing.Checkpointer(
+      workdir, keep_latest=config.checkpoint.keep_latest, best=runs.BEST_METRIC
     )
-    state = _restore_or_init(run, checkpointer)
+    stack.callback(checkpointer.close)
+    state = runs.restore_or_init(run, checkpointer)
     start = int(partitioning.fetch(state.step))
+    if start >= run.num_steps and results_file.exists():
+      logger.info("the run is done; nothing to do")
+      return _report(reporting.read_json(results_file))
+    writer = reporting.Writer(workdir, is_main=is_main, step=start)
+    stack.callback(writer.close)
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
-    writer = stack.enter_context(
-      contextlib.closing(reporting.Writer(workdir, is_main=is_main, step=start))
-    )
+      results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     loop.train(state, start=start, checkpointer=checkpointer)
     results = loop.test(checkpointer)
   if is_main:
-    reporting.write_json(workdir / reporting.RESULTS_FILE, results)
-    logger.info("\n%s", table.format_table(results))
+    reporting.write_json(results_file, results)
+  return _report(results)
+
+
+def _report(results: dict[str, Any]) -> dict[str, Any]:
+  """Shows the results as a table, and returns them."""
+  logger.info("\n%s", table.format_table(results))
   return results
-
-
-def set_up(
-  config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
-) -> Run:
-  """Builds and checks everything that a run needs before its first step."""
-  build.check(config)
-  mesh = build.mesh(config)
-  logger.info("%s", partitioning.describe_mesh(mesh))
-  num_examples = [source.num_examples for source in sources]
-  num_steps, frozen_steps = build.num_steps(config, num_examples)
-  model = build.model(config, len(sources))
-  optimizer = build.optimizer(config, num_steps)
-  layout = prototypes.make_layout(
-    [source.name for source in sources],
-    [source.num_classes for source in sources],
-    mesh,
-  )
-  weights = sampling.initial_weights(
-    config.sampler.strategy,
-    num_examples=num_examples,
-    allocation=config.sampler.allocation,
-  )
-
-  def init() -> State:
-    return train_state.init(
-      jax.random.key(config.seed),
-      model=model,
-      optimizer=optimizer,
-      layout=layout,
-      sampler_weights=weights,
-      image_size=config.data.crop_size,
-    )
-
-  shapes = jax.eval_shape(init)
-  places = train_state.shardings(shapes, mesh)
-
-  def make_step(*, frozen: bool) -> train_step.StepFn:
-    step = train_step.make_train_step(
-      model,
-      optimizer,
-      prototype_step=prototypes.make_step(layout, mesh, build.hyper(config)),
-      config=build.step_config(config, optimizer),
-      frozen=frozen,
-    )
-    return jax.jit(step, donate_argnums=0, out_shardings=places)
-
-  return Run(
-    config=config,
-    mesh=mesh,
-    layout=layout,
-    meta=checkpointing.Meta(
-      config=build.to_json(config),
-      domains=tuple(
-        {
-          "name": source.name,
-          "num_classes": source.num_classes,
-          "num_examples": source.num_examples,
-        }
-        for source in sources
-      ),
-    ),
-    num_steps=num_steps,
-    frozen_steps=frozen_steps,
-    abstract_state=jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      places,
-    ),
-    init_state=jax.jit(init, out_shardings=places),
-    train_step=make_step(frozen=False),
-    frozen_step=make_step(frozen=True),
-    evaluator=build.make_evaluator(config, model, mesh),
-  )
-
-
-def _restore_or_init(
-  run: Run, checkpointer: checkpointing.Checkpointer
-) -> State:
-  """Returns the state that the run starts from.
-
-  1. The newest checkpoint of the workdir.
-  2. The newest checkpoint of config.resume_from.
-  3. New parameters, with a backbone from config.pretrained.
-  4. New parameters.
-  """
-  if checkpointer.latest_step is not None:
-    logger.info("continuing after step %d", checkpointer.latest_step)
-    return checkpointer.restore(
-      checkpointer.latest_step,
-      run.abstract_state,
-      layout=run.layout,
-      mesh=run.mesh,
-    )
-  if run.config.resume_from is not None:
-    return checkpointing.restore_from(
-      run.config.resume_from,
-      run.abstract_state,
-      layout=run.layout,
-      mesh=run.mesh,
-      best=BEST_METRIC,
-    )
-  state = run.init_state()
-  if run.config.pretrained is not None:
-    params = build.load_pretrained(run.config.pretrained, state.params)
-    state = state.replace(params=params)
-  return state
 
 
 class Loop:
@@ -220,7 +97,7 @@ class Loop:
 
   def __init__(
     self,
-    run: Run,
+    run: runs.Run,
     *,
     sources: Sequence[structs.TrainSource],
     tasks: Mapping[str, Tasks],
@@ -357,7 +234,7 @@ class Loop:
     logger.info(
       "step %d validation: student R@1 merged %.1f %%",
       step,
-      100 * flat[BEST_METRIC],
+      100 * flat[runs.BEST_METRIC],
     )
     return flat
 
