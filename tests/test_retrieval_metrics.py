@@ -18,7 +18,9 @@ from udon_jax.retrieval import metrics
 def labels(draw, num_images):
   """Few classes, so that labels repeat, within an image too."""
   shape = (num_images, draw(st.integers(1, 4)))
-  return draw(npst.arrays(np.int64, shape, elements=st.integers(-1, 5)))
+  values = draw(npst.arrays(np.int64, shape, elements=st.integers(-1, 5)))
+  sparse = draw(st.booleans())  # far apart, or in a dense range
+  return np.where(values > 0, values * 10**12, values) if sparse else values
 
 
 @st.composite

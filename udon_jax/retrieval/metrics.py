@@ -16,9 +16,7 @@ from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from udon_jax import errors
-
-_PADDING = -1
-_CHUNK_SIZE = 65_536  # queries whose label pairs are expanded at once
+from udon_jax.retrieval import label_sets
 
 
 def relevance(
@@ -45,7 +43,7 @@ def relevance(
   for index_column in np.ascontiguousarray(index_labels.T):
     found = index_column[neighbour_ids]  # -1 reads the last row, masked below
     for query_column in query_labels.T:
-      hits |= (found == query_column[:, None]) & (found != _PADDING)
+      hits |= (found == query_column[:, None]) & (found != label_sets.PADDING)
   return hits & (neighbour_ids >= 0)
 
 
@@ -72,18 +70,17 @@ def num_positives(
     exclude: the index item that is the query itself and does not count; -1
       for none.
   """
-  query_labels = _distinct(query_labels)
-  index_labels = _distinct(index_labels)
+  query_labels = label_sets.distinct(query_labels)
+  index_labels = label_sets.distinct(index_labels)
   # Sum the items of every label, then take back what was counted twice. Only
   # items of several labels can be, and only by queries of several labels.
-  counts = _Postings(index_labels).count(query_labels).sum(axis=1)
-  several_index = (index_labels != _PADDING).sum(axis=1) > 1
-  several_query = np.flatnonzero((query_labels != _PADDING).sum(axis=1) > 1)
-  if several_index.any():
-    postings = _Postings(index_labels[several_index])
-    for start in range(0, len(several_query), _CHUNK_SIZE):
-      rows = several_query[start : start + _CHUNK_SIZE]
-      counts[rows] -= postings.repetitions(query_labels[rows])
+  counts = label_sets.count_items(query_labels, index_labels).sum(axis=1)
+  several_index = (index_labels != label_sets.PADDING).sum(axis=1) > 1
+  several_query = (query_labels != label_sets.PADDING).sum(axis=1) > 1
+  if several_index.any() and several_query.any():
+    counts[several_query] -= label_sets.count_repetitions(
+      query_labels[several_query], index_labels[several_index]
+    )
   if exclude is not None:
     itself = np.asarray(exclude)[:, None]
     counts -= relevance(itself, query_labels, index_labels)[:, 0]
@@ -224,60 +221,6 @@ def parse(names: Sequence[str]) -> tuple[Metric, ...]:
       f"config.eval.metrics={tuple(names)}: name at least one metric, each once"
     )
   return tuple(get_metric(name) for name in names)
-
-
-class _Postings:
-  """The items of every label, as one sorted list of (label, item)."""
-
-  def __init__(self, labels: Int[np.ndarray, "n l"]):
-    items, columns = np.nonzero(labels != _PADDING)
-    values = labels[items, columns]
-    order = np.argsort(values, kind="stable")
-    self._items = items[order]
-    self._num_items = len(labels)
-    self._labels, self._starts, self._counts = np.unique(
-      values[order], return_index=True, return_counts=True
-    )
-
-  def _find(self, labels):
-    """Returns the place of every label, and whether there is one."""
-    if not len(self._labels):
-      return np.zeros(labels.shape, np.int64), np.zeros(labels.shape, bool)
-    places = np.searchsorted(self._labels, labels)
-    places = np.minimum(places, len(self._labels) - 1)
-    known = (self._labels[places] == labels) & (labels != _PADDING)
-    return places, known
-
-  def count(self, labels: Int[np.ndarray, "q l"]) -> Int[np.ndarray, "q l"]:
-    """Returns the number of items of every label."""
-    places, known = self._find(labels)
-    if not len(self._labels):
-      return np.zeros(labels.shape, np.int64)
-    return np.where(known, self._counts[places], 0)
-
-  def repetitions(self, labels: Int[np.ndarray, "q l"]) -> Int[np.ndarray, "q"]:
-    """Returns how often items of a row's labels come again, per row."""
-    places, known = self._find(labels)
-    rows = np.nonzero(known)[0]
-    places = places[known]
-    counts = self._counts[places] if len(places) else places
-    # Every (row, item): the items of a label are a run in the sorted list.
-    ends = np.cumsum(counts)
-    within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-    items = self._items[np.repeat(self._starts[places], counts) + within]
-    pairs = np.repeat(rows, counts) * self._num_items + items
-    distinct_rows = np.unique(pairs) // max(self._num_items, 1)
-    total = np.bincount(np.repeat(rows, counts), minlength=len(labels))
-    return total - np.bincount(distinct_rows, minlength=len(labels))
-
-
-def _distinct(labels: Int[np.ndarray, "n l"]) -> Int[np.ndarray, "n l"]:
-  """Returns the labels with repetitions within a row replaced by padding."""
-  if labels.shape[1] < 2:
-    return labels
-  labels = np.sort(labels, axis=1)
-  labels[:, 1:][labels[:, 1:] == labels[:, :-1]] = _PADDING
-  return labels
 
 
 def _first(hits, k):
