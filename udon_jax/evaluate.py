@@ -4,7 +4,7 @@ Needs nothing but the run's folder and the data: the model and its domains are
 described in the checkpoint.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import logging
 import os
@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 from etils import epath
+import ml_collections
 
 from udon_jax import (
   build,
@@ -23,6 +24,7 @@ from udon_jax import (
   partitioning,
   reporting,
   run,
+  structs,
 )
 from udon_jax.retrieval import protocol, table
 
@@ -106,7 +108,9 @@ def evaluate_workdir(
     "checkpoint of step %d; %s", step, partitioning.describe_mesh(mesh)
   )
   scorer = build.make_evaluator(config, model, mesh)
-  tasks = _load_tasks(config, data_dir, info_files=info_files, splits=splits)
+  tasks = load_tasks(
+    config, data_dir=data_dir, info_files=info_files, splits=splits
+  )
   by_split = {
     split: scorer.run(
       params,
@@ -121,8 +125,14 @@ def evaluate_workdir(
   return evaluator.nest(by_split)
 
 
-def _load_tasks(config, data_dir, *, info_files, splits):
-  """Returns makers of the retrieval tasks."""
+def load_tasks(
+  config: ml_collections.ConfigDict,
+  *,
+  data_dir: epath.PathLike | None,
+  info_files: epath.PathLike | None,
+  splits: Sequence[str],
+) -> Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]:
+  """Returns makers of the retrieval tasks; see `evaluate_workdir`."""
   from udon_jax.data import (
     dataset,
     layout,

@@ -87,12 +87,19 @@ class Writer:
     self._events = event_file_writer.EventFileWriter(str(workdir))
 
   def write_training(
-    self, step: int, domain: str, values: Mapping[str, float]
+    self, step: int, domain: str, *, steps: int, means: Mapping[str, float]
   ) -> None:
-    """Writes the means of one domain over a log window."""
-    self._write_line({"step": step, "domain": domain, **values})
+    """Writes what one domain did in a log window.
+
+    Args:
+      step: the last of the window.
+      domain: its name.
+      steps: how many of the window's steps trained it.
+      means: of their values.
+    """
+    self._write_line({"step": step, "domain": domain, "steps": steps, **means})
     self._write_events(
-      step, {f"train/{name}/{domain}": x for name, x in values.items()}
+      step, {f"train/{name}/{domain}": x for name, x in means.items()}
     )
 
   def write_scalars(self, step: int, values: Mapping[str, float]) -> None:

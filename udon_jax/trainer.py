@@ -195,10 +195,9 @@ class Loop:
     self._check_finite(state)
     names = self._run.layout.names
     for i in np.flatnonzero(meters.counts):
-      means = {
-        k: float(v[i] / meters.counts[i]) for k, v in meters.sums.items()
-      }
-      self._writer.write_training(step, names[i], means)
+      count = int(meters.counts[i])
+      means = {k: float(v[i] / count) for k, v in meters.sums.items()}
+      self._writer.write_training(step, names[i], steps=count, means=means)
     speed = clock.read_and_reset()
     self._writer.write_scalars(step, speed)
     loss = meters.sums["loss"].sum() / max(meters.counts.sum(), 1)
