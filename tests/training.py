@@ -5,6 +5,7 @@ import numpy as np
 
 from tests import fakes
 from udon_jax import partitioning, structs
+from udon_jax import run as runs
 
 
 def set_up(config, *, num_devices=None, monkeypatch=None):
@@ -12,7 +13,7 @@ def set_up(config, *, num_devices=None, monkeypatch=None):
   if num_devices is not None:
     devices = jax.devices()[:num_devices]
     monkeypatch.setattr(jax, "devices", lambda: devices)
-  return run.set_up(config, fakes.sources(config))
+  return runs.set_up(config, fakes.sources(config))
 
 
 def take_steps(run, state, domains, *, step_fn=None):

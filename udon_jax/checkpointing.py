@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import orbax.checkpoint as ocp
 
-from udon_jax import partitioning, prototypes, train_state
+from udon_jax import errors, partitioning, prototypes, train_state
 
 logger = logging.getLogger(__name__)
 
