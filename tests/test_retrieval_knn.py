@@ -55,7 +55,7 @@ def assert_same(actual, expected):
 
 
 @hypothesis.settings(
-  max_examples=80,
+  max_examples=50,
   deadline=None,
   suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
@@ -168,10 +168,8 @@ def test_zeros_of_both_signs_tie():
   assert not np.signbit(scores).any()
 
 
-@pytest.mark.parametrize(
-  ("num_copies", "num_plans"), [(1, 1), (40, 2), (NUM_ROWS, 3)]
-)
-def test_more_candidates_are_tried_until_proven(num_copies, num_plans):
+@pytest.mark.parametrize(("num_copies", "num_plans"), [(1, 1), (NUM_ROWS, 2)])
+def test_unproven_queries_are_searched_again(num_copies, num_plans):
   rng = np.random.default_rng(6)
   index = unit_rows(rng, (4 * NUM_ROWS, DIM))
   index[:: 4 * NUM_ROWS // num_copies] = index[0]
@@ -186,7 +184,7 @@ def test_more_candidates_are_tried_until_proven(num_copies, num_plans):
 
 def lower(num_rows, mesh):
   """Compiles the search of 64 queries in chunks of 512 rows."""
-  plan = knn._plan(5, 4, num_rows // mesh.size, 64, 512, cpu=True)
+  plan = knn._fast_plan(5, num_rows, 64, mesh, 512)
   assert plan.group_size > 1
   index = jax.ShapeDtypeStruct(
     (num_rows // 512, 512, 64),

@@ -5,7 +5,7 @@ products, each rounded, added from the first coordinate to the last. It is a
 function of the two rows alone, so equal rows get equal scores wherever they
 lie. A matrix product is much faster but rounds in an order of its own, so it
 only nominates candidates, and a bound on the rounding of both decides whether
-the nomination is proof (`certified`) or must be repeated with more of them.
+the nomination is proof (`certified`) or every item must be scored.
 
 Shape legend: q queries, n index rows, d embedding dim, k neighbours, m
 candidates, c chunks of the index, r rows of a chunk, g groups.

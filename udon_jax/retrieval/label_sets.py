@@ -11,7 +11,7 @@ import numpy as np
 
 PADDING = -1
 
-_FILTER_BITS = 22  # 4 MiB of flags, hit by chance by few of 10^5 codes
+_FILTER_MASK = 2**22 - 1  # 4 MiB of flags; few of 10^5 codes hit by chance
 _MAX_SPAN = 2**31  # two labels of a smaller range fit into one int64
 
 
@@ -100,6 +100,6 @@ def _may_contain(
   wanted: Int[np.ndarray, "p"], offered: Int[np.ndarray, "p2"]
 ) -> Bool[np.ndarray, "p2"]:
   """Returns False only for codes that are not wanted."""
-  flags = np.zeros(2**_FILTER_BITS, bool)
-  flags[wanted % len(flags)] = True
-  return flags[offered % len(flags)]
+  flags = np.zeros(_FILTER_MASK + 1, bool)
+  flags[wanted & _FILTER_MASK] = True
+  return flags[offered & _FILTER_MASK]
