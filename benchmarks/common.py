@@ -62,7 +62,9 @@ def header(*packages: str) -> dict[str, Any]:
   commit = _git("rev-parse", "--short", "HEAD")
   changed = _git("status", "--porcelain", "--", "udon_jax", "benchmarks")
   settings = [f"{k}={os.environ[k]}" for k in _ENVIRONMENT if k in os.environ]
-  command = ["python", *sys.argv]
+  spec = sys.modules["__main__"].__spec__  # None unless run by `python -m`
+  program = ["-m", spec.name] if spec else [sys.argv[0]]
+  command = ["python", *program, *sys.argv[1:]]
   return {
     "command": " ".join([*settings, shlex.join(command)]),
     "commit": commit + (" (with local changes)" if changed else ""),
