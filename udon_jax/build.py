@@ -5,7 +5,7 @@ Every value is checked here, so that a mistake ends a run before it starts.
 
 from collections.abc import Mapping, Sequence
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax.sharding import Mesh
@@ -25,7 +25,7 @@ from udon_jax.models import registry, udon
 from udon_jax.pretrained import augreg
 from udon_jax.retrieval import metrics as retrieval_metrics
 
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 # Readers of config.pretrained, by kind.
 PRETRAINED = {"augreg": augreg.load}
 

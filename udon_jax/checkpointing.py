@@ -251,6 +251,7 @@ def restore_from(
   """
   with contextlib.closing(open_existing(workdir, best=best)) as checkpointer:
     step = checkpointer.latest_step
+    assert step is not None  # or it would not have opened
     found = [
       (d["name"], d["num_classes"])
       for d in checkpointer.restore_meta(step).domains

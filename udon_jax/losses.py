@@ -185,4 +185,5 @@ def weighted_mean(
   Taken over part of the terms, it is that part's contribution to the loss.
   """
   total = sum(weights[name] for name in TERMS)
-  return sum(weights[name] * term for name, term in terms.items()) / total
+  weighted = sum(weights[name] * term for name, term in terms.items())
+  return jnp.asarray(weighted) / total

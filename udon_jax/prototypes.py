@@ -12,7 +12,7 @@ b batch, d embedding dim, s student dim, t teacher dim, c classes of a domain.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -29,8 +29,7 @@ ROWS = P(partitioning.AXES)
 _MIN_SQUARED_NORM = 1e-24
 
 
-@struct.dataclass
-class Table:
+class Table(struct.PyTreeNode):
   """Prototypes of all domains with their AdamW moments."""
 
   param: Float[Array, "r d"]
@@ -38,8 +37,7 @@ class Table:
   nu: Float[Array, "r d"]
 
 
-@struct.dataclass
-class Prototypes:
+class Prototypes(struct.PyTreeNode):
   """The class tables; part of the train state."""
 
   student: Table
@@ -184,11 +182,12 @@ def make_step(layout: Layout, mesh: Mesh, hyper: Hyper) -> StepFn:
   """
   local = functools.partial(_local_step, layout=layout, hyper=hyper)
   whole = P()
+  out_specs: tuple[Any, ...] = (whole, whole, whole, whole, ROWS)
   sharded = jax.shard_map(
     local,
     mesh=mesh,
     in_specs=(ROWS, whole, whole, whole, whole, whole, whole),
-    out_specs=StepResult(whole, whole, whole, whole, ROWS),
+    out_specs=StepResult(*out_specs),
   )
 
   def step(

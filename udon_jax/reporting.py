@@ -111,6 +111,7 @@ class Writer:
     """Writes what is buffered."""
     if self._file is not None:
       self._file.close()
+    if self._events is not None:
       self._events.close()
 
   def _write_line(self, line):

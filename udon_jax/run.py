@@ -7,6 +7,7 @@ state that the run starts from.
 from collections.abc import Callable, Sequence
 import dataclasses
 import logging
+from typing import TypeAlias
 
 import jax
 from jax.sharding import Mesh
@@ -27,6 +28,7 @@ from udon_jax import (
 logger = logging.getLogger(__name__)
 
 State = train_state.TrainState
+StepFn: TypeAlias = train_step.StepFn
 
 # The checkpoint with the highest value is the best one.
 BEST_METRIC = "val/student/merged/mean/recall@1"
@@ -44,8 +46,8 @@ class Run:
   frozen_steps: int
   abstract_state: State  # shapes and shardings
   init_state: Callable[[], State]
-  train_step: train_step.StepFn
-  frozen_step: train_step.StepFn
+  train_step: StepFn
+  frozen_step: StepFn
   evaluator: evaluator.Evaluator
 
 
@@ -84,7 +86,7 @@ def set_up(
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
 
-  def make_step(*, frozen: bool) -> train_step.StepFn:
+  def make_step(*, frozen: bool) -> StepFn:
     step = train_step.make_train_step(
       model,
       optimizer,

@@ -32,8 +32,7 @@ ROUNDINGS = ("largest_fraction", "last")
 _KEY_TAG = 0x5A3
 
 
-@struct.dataclass
-class SamplerState:
+class SamplerState(struct.PyTreeNode):
   """What the policy remembers; part of the train state."""
 
   loss_sums: Float[Array, "n"]  # of this window

@@ -14,8 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
   """One training batch; all its images come from one domain."""
 
   images: UInt8[Array, "b h w 3"]
@@ -23,8 +22,7 @@ class Batch:
   domain: Int[Array, ""]  # position of the domain in `config.domains`
 
 
-@struct.dataclass
-class UdonOutputs:
+class UdonOutputs(struct.PyTreeNode):
   """Embeddings of a batch, each row of unit length, float32."""
 
   backbone: Float[Array, "b hidden"]

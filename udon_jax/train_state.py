@@ -17,16 +17,14 @@ from udon_jax import losses, partitioning, prototypes, sampling
 METERS = ("loss", *losses.TERMS, "grad_norm")
 
 
-@struct.dataclass
-class Meters:
+class Meters(struct.PyTreeNode):
   """Sums of a log window, by domain."""
 
   sums: dict[str, Float[Array, "n"]]
   counts: Int[Array, "n"]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """The state of a run after `step` steps."""
 
   step: Int[Array, ""]

@@ -253,6 +253,7 @@ class Loop:
     """Tests the best checkpoint; returns the contents of results.json."""
     checkpointer.wait()
     step = checkpointer.best_step
+    assert step is not None  # the last step has been validated
     logger.info("testing the best checkpoint, of step %d", step)
     params = checkpointer.restore_params(step, self._run.abstract_state.params)
     results = self._run.evaluator.run(

@@ -7,6 +7,7 @@ udon_vit_with_embedding.py. Shape legend: b batch, h height, w width.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from flax import linen as nn
 import jax
@@ -75,7 +76,9 @@ class Udon(nn.Module):
     )
     return structs.UdonOutputs(
       backbone=features,
-      teacher=heads.normalize(teacher.apply({"params": own}, features)),
+      teacher=heads.normalize(
+        cast(Array, teacher.apply({"params": own}, features))
+      ),
       student=heads.normalize(student(features)),
     )
 
