@@ -64,7 +64,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   that any exception can come out of it.
   """
   try:
-    return flags.FLAGS(list(argv))
+    rest = flags.FLAGS(list(argv))
+    if "config" in flags.FLAGS:  # a missing file is told of on first use only
+      getattr(flags.FLAGS["config"].value, "seed", None)
+    return rest
   except Exception as error:
     _fail(_explain_flag_error(error))
 
@@ -74,11 +77,14 @@ def _explain_flag_error(error: Exception) -> str:
   message = _one_line(error)
   if isinstance(error, errors.UserError | flags.Error):
     return message
-  if isinstance(error, FileNotFoundError):
+  if isinstance(error, OSError):
+    message = message.rsplit("] ", maxsplit=1)[-1]  # after [Errno 2]
     return f"--config: {message}; the project's own are in configs/"
   if isinstance(error, KeyError | AttributeError):
-    message = message.strip("'\"")
-    return f"{message} (`--print_config` shows every key of a config)"
+    while error.args and isinstance(error.args[0], Exception):
+      error = error.args[0]
+    message = " ".join(str(*error.args[:1]).split())  # str(error) quotes it
+    return f"--config: {message} (`--print_config` shows every key of a config)"
   return f"--config: {type(error).__name__}: {message}"
 
 
