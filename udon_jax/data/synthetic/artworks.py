@@ -32,9 +32,7 @@ def sample(rng: np.random.Generator) -> Artwork:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture: old paint, mostly warm."""
-  return palettes.draw_palette(
-    rng, hue=0.09, spread=0.15, saturation=(0.2, 0.7)
-  )
+  return palettes.draw_palette(rng, hue=0.12)
 
 
 def backdrop(

@@ -36,8 +36,8 @@ def sample(rng: np.random.Generator) -> Building:
   """Draws a class; two thirds of the landmarks are symmetric."""
   count = int(rng.integers(1, 5))
   roofs = [_ROOFS[i] for i in rng.integers(len(_ROOFS), size=count)]
-  tops = rng.uniform(-0.75, 0.2, size=count)
-  widths = rng.uniform(0.14, 0.26, size=count)
+  tops = rng.uniform(-0.6, 0.1, size=count)
+  widths = rng.uniform(0.16, 0.3, size=count)
   if rng.uniform() < 0.67:
     for i in range(count // 2):
       roofs[-1 - i], tops[-1 - i] = roofs[i], tops[i]
@@ -49,19 +49,17 @@ def sample(rng: np.random.Generator) -> Building:
       Tower(x=float(x), width=float(w), top=float(t), roof=r)
       for x, w, t, r in zip(places, widths, tops, roofs, strict=True)
     ),
-    hall=rng.uniform(-0.2, 0.5),
+    hall=rng.uniform(-0.3, 0.4),
     hall_width=hall_width,
     facade=_FACADES[rng.integers(len(_FACADES))],
-    openings=int(rng.integers(3, 7)),
+    openings=int(rng.integers(2, 6)),
     portal=rng.uniform(0.0, 0.35),
   )
 
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture: stone under any sky."""
-  return palettes.draw_palette(
-    rng, hue=0.09, spread=0.12, saturation=(0.1, 0.5)
-  )
+  return palettes.draw_palette(rng, hue=0.52)
 
 
 def backdrop(

@@ -120,11 +120,11 @@ def ellipse(
   if angle:
     cos, sin = math.cos(angle), math.sin(angle)
     points = points @ np.array([[cos, sin], [-sin, cos]])
-  return points + (x, y)
+  return np.add(points, (x, y))
 
 
 def polar(radii: Sequence[float] | np.ndarray) -> np.ndarray:
-  """Returns the outline [n, 2] with these radii at equal angles, from the top."""
+  """Returns the outline [n, 2] with these radii at equal angles."""
   angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False) - np.pi / 2
   return (
     np.stack([np.cos(angles), np.sin(angles)], 1) * np.asarray(radii)[:, None]

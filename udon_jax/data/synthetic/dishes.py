@@ -33,10 +33,10 @@ def sample(rng: np.random.Generator) -> Dish:
     plate=_PLATES[rng.integers(len(_PLATES))],
     count=int(rng.integers(2, 8)),
     item=_ITEMS[rng.integers(len(_ITEMS))],
-    item_size=rng.uniform(0.18, 0.3),
+    item_size=rng.uniform(0.2, 0.36),
     radius=rng.uniform(0.45, 0.62),
     centre=_CENTRES[rng.integers(len(_CENTRES))],
-    centre_size=rng.uniform(0.18, 0.34),
+    centre_size=rng.uniform(0.22, 0.4),
     sauce=_SAUCES[rng.integers(len(_SAUCES))],
     alternate=bool(rng.integers(2)),
   )
@@ -44,9 +44,7 @@ def sample(rng: np.random.Generator) -> Dish:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture: warm food."""
-  return palettes.draw_palette(
-    rng, hue=0.08, spread=0.12, saturation=(0.35, 0.9)
-  )
+  return palettes.draw_palette(rng, hue=0.06)
 
 
 def backdrop(
@@ -67,10 +65,8 @@ def draw(
   rng: np.random.Generator,
 ) -> None:
   """Draws one picture's plate, turned a little more than other things."""
-  plate = palettes.shade((250, 248, 244), rng.uniform(0.25, 1.0))
-  if rng.uniform() < 0.4:
-    plate = colors.dark
-  pen = pen.at(angle=rng.normal(0, 0.15))
+  plate = palettes.shade((250, 248, 244), rng.uniform(0.8, 1.0))
+  pen = pen.at(angle=rng.normal(0, 0.05))
   outline = _plate(kind.plate)
   pen.at(dx=0.04, dy=0.07).polygon(outline, palettes.shade(colors.back, 0.5))
   pen.polygon(outline, plate)
@@ -85,7 +81,7 @@ def draw(
       sx=kind.item_size,
       sy=kind.item_size,
     )
-    ink = colors.second if kind.alternate and i % 2 else colors.body
+    ink = colors.dark if kind.alternate and i % 2 else colors.accent
     _draw_item(spot, kind.item, ink)
   _draw_centre(
     pen.at(sx=kind.centre_size, sy=kind.centre_size), kind, colors, rng
@@ -106,7 +102,7 @@ def _plate(shape):
 
 def _draw_sauce(pen, kind, colors):
   """What is under the food."""
-  ink = colors.accent
+  ink = palettes.shade(colors.body, 0.85)
   match kind.sauce:
     case "pool":
       pen.ellipse(0, 0, 0.62, 0.62, ink)

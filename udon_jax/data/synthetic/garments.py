@@ -44,7 +44,7 @@ def sample(rng: np.random.Generator) -> Garment:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture."""
-  return palettes.draw_palette(rng, saturation=(0.1, 0.8))
+  return palettes.draw_palette(rng, hue=0.93)
 
 
 def backdrop(

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 import concurrent.futures
 import functools
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
 import time
 
-from absl import logging
 import numpy as np
 from PIL import Image
 
@@ -18,8 +18,10 @@ from udon_jax.data.synthetic import layout, photo
 
 VERSION = 1  # of the drawings: raise it when any file of a set changes
 MARKER = "synthetic.json"
-_UNFINISHED = "synthetic.json.unfinished"
+_REQUEST = ".synthetic_request.json"  # written first, the marker last
+_PART = ".part"  # of a file that is being written
 _CHUNK = 32
+_LOG = logging.getLogger(__name__)
 _CLASS, _IMAGE = 0, 1  # streams of random numbers
 
 Job = tuple[str, layout.Image]
@@ -77,13 +79,12 @@ def generate(
   output = pathlib.Path(output)
   try:
     if _is_complete(output, request):
-      logging.info("%s is complete already; nothing to do", output)
+      _LOG.info("%s is complete already; nothing to do", output)
       return summary
-    _write_json(output / _UNFINISHED, request)
+    _write_json(output / _REQUEST, request)
     _render_all(output, splits, seed=seed, num_workers=num_workers)
     _write_info_files(output, splits)
     _write_json(output / MARKER, summary)
-    (output / _UNFINISHED).unlink()
   except OSError as e:
     raise errors.UserError(
       f"--output={output}: cannot be written ({e.strerror}); choose a "
@@ -95,9 +96,9 @@ def generate(
 def _is_complete(output, request):
   """Whether the set is there; makes the directory where there is none."""
   output.mkdir(parents=True, exist_ok=True)
-  if not any(output.iterdir()):
+  if all(path.name.endswith(_PART) for path in output.iterdir()):
     return False
-  for name in (MARKER, _UNFINISHED):
+  for name in (MARKER, _REQUEST):
     if (output / name).is_file():
       found = _read_request(output / name)
       if found == request:
@@ -132,7 +133,7 @@ def _render_all(output, splits, *, seed, num_workers):
   chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
   workers = min(num_workers or os.cpu_count() or 1, max(len(chunks), 1))
   work = functools.partial(_render_chunk, str(output), seed)
-  logging.info("drawing %d images with %d processes", len(jobs), workers)
+  _LOG.info("drawing %d images with %d processes", len(jobs), workers)
   if workers == 1:
     _follow(map(work, chunks), len(jobs))
     return
@@ -150,7 +151,7 @@ def _follow(done: Iterator[int], total: int) -> None:
     now = time.monotonic()
     if now - last > 5 or count == total:
       speed = count / max(now - start, 1e-6)
-      logging.info("%d of %d images, %.0f a second", count, total, speed)
+      _LOG.info("%d of %d images, %.0f a second", count, total, speed)
       last = now
 
 
@@ -225,6 +226,6 @@ def _write_json(path, content):
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
   """Writes a file that is there whole or not at all."""
-  part = path.with_name(path.name + ".part")
+  part = path.with_name(path.name + _PART)
   part.write_bytes(content)
   os.replace(part, path)

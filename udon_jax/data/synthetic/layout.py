@@ -55,14 +55,14 @@ _SMALL = types.MappingProxyType(
     "inshop": Counts(70, (6, 10), 20, 50, 3, index=4),
     "inat": Counts(80, (6, 12), 20, 50, 4),
     "met": Counts(160, (1, 12), 40, 150, 1, long_tail=True),
-    "gldv2": Counts(130, (1, 20), 30, 60, 3, index=8, long_tail=True),
+    "gldv2": Counts(130, (1, 28), 30, 60, 3, index=8, long_tail=True),
     "food2k": Counts(60, (9, 14), 15, 40, 5),
     "rp2k": Counts(64, (8, 12), 16, 40, 5),
   }
 )
 # Factors on the number of classes and on the images of a class.
 _SCALES = types.MappingProxyType(
-  {"small": (1.0, 1.0), "medium": (2.6, 1.7), "large": (7.0, 3.2)}
+  {"small": (1.0, 1.0), "medium": (2.6, 1.7), "large": (7.0, 2.7)}
 )
 SIZES = ("smoke", *_SCALES)
 

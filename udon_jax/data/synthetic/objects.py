@@ -66,7 +66,7 @@ def sample(rng: np.random.Generator) -> Product:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture."""
-  return palettes.draw_palette(rng, saturation=(0.15, 0.7))
+  return palettes.draw_palette(rng, hue=0.78)
 
 
 def backdrop(
@@ -110,9 +110,8 @@ def _draw_part(pen, part, color, *, bottom, tilt, flip):
   radii = part.top + (part.bottom - part.top) * t
   radii = np.maximum(radii + part.bulge * np.sin(np.pi * t), 0.08)
   ys = bottom - part.height * (1 - t)
-  foot = canvas.ellipse(0, bottom, radii[-1], radii[-1] * tilt)
-  for x0, x1, light in _TINTS:
-    x0, x1 = sorted((x0 * flip, x1 * flip))
+  for left, right, light in _TINTS:
+    x0, x1 = left * flip, right * flip
     strip = np.concatenate(
       [
         np.stack([radii * x0, ys + tilt * radii * np.sqrt(1 - x0 * x0)], 1),
@@ -122,7 +121,6 @@ def _draw_part(pen, part, color, *, bottom, tilt, flip):
       ]
     )
     pen.polygon(strip, palettes.shade(color, light))
-  del foot
   lid = palettes.shade(color, 1.25)
   pen.ellipse(0, ys[0], radii[0], radii[0] * tilt, lid)
   rim = palettes.shade(color, 0.7)

@@ -41,7 +41,7 @@ def sample(rng: np.random.Generator) -> Package:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture: loud ones."""
-  return palettes.draw_palette(rng, saturation=(0.4, 1.0))
+  return palettes.draw_palette(rng, hue=0.43)
 
 
 def backdrop(

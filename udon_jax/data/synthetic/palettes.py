@@ -2,13 +2,21 @@
 
 import colorsys
 import dataclasses
+import types
 
 import numpy as np
 
 from udon_jax.data.synthetic import canvas
 
-# How far apart in lightness two parts that must be told apart are.
-_APART = 0.22
+# Grey values of the parts, and how much they vary: hue and saturation are
+# free, so that a colour tells nothing, but parts stay apart from each other.
+_LIGHT = types.MappingProxyType(
+  {"back": 0.42, "body": 0.75, "second": 0.2, "accent": 0.55, "dark": 0.06}
+)
+_SPREAD = 0.06
+_BACK_SPREAD = 0.1
+_TONES = (0.0, 0.35)  # saturation
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,56 +47,42 @@ def shade(color: canvas.Color, factor: float) -> canvas.Color:
   return tuple(int(255 - (255 - c) / factor) for c in color)
 
 
-def _color(hue: float, lightness: float, saturation: float) -> canvas.Color:
-  """One colour from hue, lightness and saturation."""
-  rgb = colorsys.hls_to_rgb(
-    hue % 1.0, min(max(lightness, 0.03), 0.97), saturation
-  )
-  return tuple(int(255 * c) for c in rgb)
+def _color(hue: float, light: float, saturation: float) -> canvas.Color:
+  """One colour of this hue whose grey value is `light`, 0..1."""
+  rgb = np.array(colorsys.hls_to_rgb(hue % 1.0, 0.5, saturation))
+  grey = float(rgb @ _LUMA)
+  if grey > light:
+    rgb = rgb * (light / grey)
+  else:
+    rgb = 1 - (1 - rgb) * (1 - light) / (1 - grey)
+  return tuple(int(255 * c) for c in np.clip(rgb, 0.0, 1.0))
 
 
-def _lightness(rng: np.random.Generator, *others: float) -> float:
-  """A lightness apart from the others."""
-  tries = rng.uniform(0.12, 0.92, size=24)
-  gaps = np.min(np.abs(tries[:, None] - np.array(others)), axis=1)
-  good = np.flatnonzero(gaps > _APART)
-  return float(tries[good[0] if len(good) else np.argmax(gaps)])
-
-
-def draw_palette(
-  rng: np.random.Generator,
-  *,
-  hue: float | None = None,
-  spread: float = 0.08,
-  saturation: tuple[float, float] = (0.25, 0.8),
-) -> Palette:
+def draw_palette(rng: np.random.Generator, *, hue: float) -> Palette:
   """Draws the colours of one picture.
 
   Args:
     rng: the picture's generator.
-    hue: the usual hue of the domain's objects; None for any.
-    spread: standard deviation of the hue about it.
-    saturation: range of the object's saturation.
+    hue: of the domain's usual background, 0..1.
   """
-  body_hue = rng.uniform() if hue is None else rng.normal(hue, spread)
-  back = rng.uniform(0.1, 0.9)
-  body = _lightness(rng, back)
-  second = _lightness(rng, body)
-  accent = _lightness(rng, body, second)
-  hues = body_hue + np.array([0.0, rng.uniform(0.1, 0.9), rng.uniform()])
-  tones = rng.uniform(*saturation, size=3)
-  back_hue, back_tone = rng.uniform(), rng.uniform(0.05, 0.5)
+  light = {name: rng.normal(mean, _SPREAD) for name, mean in _LIGHT.items()}
+  light["back"] = rng.normal(_LIGHT["back"], _BACK_SPREAD)
+  hues, tones = rng.uniform(size=3), rng.uniform(*_TONES, size=3)
+  hues[0], tones[0] = rng.normal(hue + 0.5, 0.1), rng.uniform(0.2, 0.6)
+  back_hue, back_tone = rng.normal(hue, 0.03), rng.uniform(0.25, 0.5)
   clutter = tuple(
     _color(
-      back_hue + rng.normal(0, 0.08), back + rng.normal(0, 0.07), back_tone
+      back_hue + rng.normal(0, 0.03),
+      light["back"] + rng.normal(0, 0.06),
+      back_tone,
     )
     for _ in range(4)
   )
   return Palette(
-    back=_color(back_hue, back, back_tone),
+    back=_color(back_hue, light["back"], back_tone),
     clutter=clutter,
-    body=_color(hues[0], body, tones[0]),
-    second=_color(hues[1], second, tones[1]),
-    accent=_color(hues[2], accent, tones[2]),
-    dark=_color(body_hue, 0.08 if body > 0.45 else 0.92, 0.15),
+    body=_color(hues[0], light["body"], tones[0]),
+    second=_color(hues[1], light["second"], tones[1]),
+    accent=_color(hues[2], light["accent"], tones[2]),
+    dark=_color(hues[0], light["dark"], 0.3),
   )

@@ -48,23 +48,23 @@ class Camera:
     formats: shares of landscape, portrait and square pictures.
   """
 
-  turn: float = 0.12
-  shift: float = 0.07
-  zoom: tuple[float, float] = (0.8, 1.05)
-  keystone: float = 0.06
+  turn: float = 0.06
+  shift: float = 0.04
+  zoom: tuple[float, float] = (0.93, 1.05)
+  keystone: float = 0.03
   formats: tuple[float, float, float] = (0.35, 0.35, 0.3)
 
 
 _CAMERAS = types.MappingProxyType(
   {
-    "cars": Camera(turn=0.07, formats=(0.7, 0.1, 0.2)),
-    "sop": Camera(turn=0.12),
-    "inshop": Camera(turn=0.08, formats=(0.1, 0.7, 0.2)),
-    "inat": Camera(turn=0.14, zoom=(0.8, 1.1)),
-    "met": Camera(turn=0.06, shift=0.05, zoom=(0.85, 1.0)),
-    "gldv2": Camera(turn=0.07, shift=0.08, formats=(0.5, 0.3, 0.2)),
-    "food2k": Camera(turn=0.2, formats=(0.3, 0.2, 0.5)),
-    "rp2k": Camera(turn=0.06, shift=0.05, formats=(0.1, 0.7, 0.2)),
+    "cars": Camera(turn=0.05, formats=(0.7, 0.1, 0.2)),
+    "sop": Camera(),
+    "inshop": Camera(turn=0.06, formats=(0.1, 0.7, 0.2)),
+    "inat": Camera(turn=0.09),
+    "met": Camera(turn=0.05, shift=0.04),
+    "gldv2": Camera(turn=0.05, formats=(0.5, 0.3, 0.2)),
+    "food2k": Camera(turn=0.12, formats=(0.3, 0.2, 0.5)),
+    "rp2k": Camera(turn=0.05, shift=0.04, formats=(0.1, 0.7, 0.2)),
   }
 )
 _LARGE = 0.03  # share of pictures with a long side of up to 640
@@ -166,7 +166,7 @@ def _scatter(pen, colors, rng):
     x, y = rng.uniform(-1.5, 1.5, size=2)
     color = colors.clutter[rng.integers(4)]
     corners = canvas.polar(rng.uniform(0.1, 0.6, size=int(rng.integers(3, 7))))
-    pen.polygon(corners + (x, y), color)
+    pen.polygon(np.add(corners, (x, y)), color)
 
 
 def _occlude(pen, colors, rng):
@@ -177,7 +177,8 @@ def _occlude(pen, colors, rng):
   x, y = 1.05 * np.cos(angle), 1.05 * np.sin(angle)
   corners = canvas.polar(rng.uniform(0.15, 0.4, size=int(rng.integers(3, 8))))
   pen.polygon(
-    corners + (x, y), palettes.shade(colors.clutter[0], rng.uniform(0.5, 1.5))
+    np.add(corners, (x, y)),
+    palettes.shade(colors.clutter[0], rng.uniform(0.5, 1.5)),
   )
 
 
@@ -188,7 +189,7 @@ def _develop(image, rng):
     image = image.filter(ImageFilter.GaussianBlur(blur))
   width, height = image.size
   pixels = np.asarray(image, np.float32)
-  slope = rng.uniform(-0.22, 0.22, size=2)
+  slope = rng.uniform(-0.28, 0.28, size=2)
   light = 1 + np.add.outer(
     np.linspace(-slope[1], slope[1], height, dtype=np.float32),
     np.linspace(-slope[0], slope[0], width, dtype=np.float32),

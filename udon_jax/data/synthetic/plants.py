@@ -33,23 +33,23 @@ def sample(rng: np.random.Generator) -> Plant:
   stems = int(rng.choice([1, 1, 2, 3, 4]))
   return Plant(
     stems=stems,
-    fan=rng.uniform(0.7, 1.7) if stems > 1 else 0.0,
-    pairs=int(rng.integers(1, 5)),
+    fan=rng.uniform(0.8, 1.9) if stems > 1 else 0.0,
+    pairs=int(rng.integers(1, 4)),
     leaf=_LEAVES[rng.integers(len(_LEAVES))],
-    leaf_length=rng.uniform(0.4, 0.75) / (1 + 0.25 * (stems > 1)),
-    leaf_width=rng.uniform(0.12, 0.3),
+    leaf_length=rng.uniform(0.5, 0.9) / (1 + 0.25 * (stems > 1)),
+    leaf_width=rng.uniform(0.2, 0.4),
     leaf_angle=rng.uniform(0.4, 1.5),
     taper=rng.uniform(-0.4, 0.8),
     flower=_FLOWERS[rng.integers(len(_FLOWERS))],
     petals=int(rng.integers(4, 10)),
-    flower_size=rng.uniform(0.25, 0.45) / (1 + 0.2 * (stems > 1)),
+    flower_size=rng.uniform(0.3, 0.55) / (1 + 0.2 * (stems > 1)),
     droop=rng.uniform(-0.5, 0.7),
   )
 
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture: foliage of any season."""
-  return palettes.draw_palette(rng, hue=0.25, spread=0.1)
+  return palettes.draw_palette(rng, hue=0.3)
 
 
 def backdrop(
@@ -79,7 +79,7 @@ def draw(
   for i in range(kind.stems):
     share = 0.5 if kind.stems == 1 else i / (kind.stems - 1)
     angle = (share - 0.5) * kind.fan + rng.normal(0, 0.05)
-    length = 1.45 - 0.25 * abs(share - 0.5)
+    length = 1.55 - 0.25 * abs(share - 0.5)
     _draw_stem(pen, kind, colors, rng, root=root, angle=angle, length=length)
 
 

@@ -54,7 +54,7 @@ def sample(rng: np.random.Generator) -> Vehicle:
 
 def palette(rng: np.random.Generator) -> palettes.Palette:
   """Draws the colours of a picture."""
-  return palettes.draw_palette(rng, saturation=(0.1, 0.9))
+  return palettes.draw_palette(rng, hue=0.6)
 
 
 def backdrop(
@@ -76,7 +76,7 @@ def draw(
   rng: np.random.Generator,
 ) -> None:
   """Draws one picture's vehicle."""
-  pen = pen.at(dy=0.12, sx=1.05, sy=1.15)
+  pen = pen.at(dy=0.12, sx=0.98, sy=1.2)
   sill = 0.5
   front, rear = sill - kind.hood, sill - kind.tail
   roof = min(front, rear) - kind.cabin_height
