@@ -4,10 +4,12 @@ The defaults are the setting of the UDON paper (NeurIPS 2024, sec. 4.1) but for
 the length of the run, which every config chooses.
 """
 
+from collections.abc import Callable, Mapping
+
 import ml_collections
 from ml_collections import config_dict
 
-from udon_jax import domains
+from udon_jax import domains, errors
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -168,3 +170,49 @@ def _checkpoint():
   # Newest checkpoints kept, besides the best one.
   c.keep_latest = 1
   return c
+
+
+def vary(
+  config: ml_collections.ConfigDict,
+  variant: str,
+  variants: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
+) -> ml_collections.ConfigDict:
+  """Returns a config file's config, changed as one of its variants, locked.
+
+  Args:
+    config: what the file describes.
+    variant: what follows the colon of --config=FILE:VARIANT; "" changes
+      nothing.
+    variants: the functions that make the changes, by name.
+
+  Raises:
+    UserError: the variant is unknown.
+  """
+  if variant and variant not in variants:
+    raise errors.UserError(
+      f"--config: the variant {variant!r} is unknown; known: "
+      f"{', '.join(variants) or 'none'}"
+    )
+  if variant:
+    variants[variant](config)
+  return config.lock()
+
+
+def make_smoke(config: ml_collections.ConfigDict) -> None:
+  """Makes a run so small that it ends in a minute on a laptop's CPU.
+
+  It passes through the same code: a frozen phase, several windows of the
+  sampler, a validation, a checkpoint and the final test, on the synthetic data.
+  """
+  config.data_dir = "data/mini_uned"
+  config.batch_size = 16
+  config.num_train_steps, config.num_epochs = 6, None
+  config.frozen_steps, config.frozen_epochs = 2, None
+  config.pretrained = None
+  config.log_every = 2
+  config.eval_every = config.checkpoint_every = 6
+  config.data.resize_size = 36
+  config.data.crop_size = 32
+  config.model.name = "vit_mu8"
+  config.sampler.update_every = 2
+  config.eval.batch_size = 64
