@@ -54,7 +54,7 @@ _SMALL = types.MappingProxyType(
     "sop": Counts(90, (6, 10), 20, 50, 4),
     "inshop": Counts(70, (6, 10), 20, 50, 3, index=4),
     "inat": Counts(80, (6, 12), 20, 50, 4),
-    "met": Counts(160, (1, 12), 40, 150, 1, long_tail=True),
+    "met": Counts(160, (1, 14), 40, 150, 1, long_tail=True),
     "gldv2": Counts(130, (1, 28), 30, 60, 3, index=8, long_tail=True),
     "food2k": Counts(60, (9, 14), 15, 40, 5),
     "rp2k": Counts(64, (8, 12), 16, 40, 5),
@@ -131,7 +131,7 @@ def _class_sizes(count, rng):
   low, high = count.per_class
   if not count.long_tail:
     return rng.integers(low, high + 1, size=count.train)
-  sizes = np.floor(high * rng.uniform(0.04, 1.0, size=count.train) ** 3)
+  sizes = np.floor(high * rng.uniform(0.04, 1.0, size=count.train) ** 4)
   sizes = np.clip(sizes, low, high).astype(int)
   sizes[:2] = (high, low)
   return sizes
