@@ -28,7 +28,8 @@ from udon_jax import (
 )
 from udon_jax.retrieval import protocol, table
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" for who starts the command line.
+logger = logging.getLogger("udon_jax.evaluate")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _STEP = flags.DEFINE_integer(
