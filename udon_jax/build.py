@@ -94,6 +94,7 @@ def model(config: Config, num_domains: int) -> udon.Udon:
       image_size=config.data.crop_size,
       dtype=config.model.dtype,
       stochastic_depth=config.model.stochastic_depth,
+      position_stddev=config.model.position_stddev,
       unroll=config.model.unroll,
     ),
     num_domains=num_domains,

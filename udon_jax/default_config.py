@@ -87,6 +87,8 @@ def _model():
   c.teacher_hidden = ()
   # Share of residual branches dropped at the last block; 0 at the first.
   c.stochastic_depth = 0.0
+  # Standard deviation of the initial position embeddings.
+  c.position_stddev = 0.02
   # Transformer blocks written out in one iteration of the loop over them.
   c.unroll = 1
   # Statistics of the images, of values in 0..1 (AugReg).

@@ -52,6 +52,7 @@ def get_backbone(
   image_size: int,
   dtype: str,
   stochastic_depth: float,
+  position_stddev: float,
   unroll: int,
 ) -> vit.ViT:
   """Returns the ViT of a name such as "vit_b16".
@@ -61,6 +62,7 @@ def get_backbone(
     image_size: side of the images, a multiple of the patch.
     dtype: a name of DTYPES.
     stochastic_depth: share of branches dropped at the last block.
+    position_stddev: of the initial position embeddings.
     unroll: blocks written out in one iteration of the scan.
 
   Raises:
@@ -86,6 +88,7 @@ def get_backbone(
     patch_size=patch,
     **dataclasses.asdict(SIZES[match[1]]),
     stochastic_depth=stochastic_depth,
+    position_stddev=position_stddev,
     unroll=unroll,
     dtype=get_dtype(dtype),
   )

@@ -95,6 +95,7 @@ class EncoderBlock(nn.Module):
 class AddPositionEmbs(nn.Module):
   """Adds learned positions."""
 
+  stddev: float
   dtype: Any
 
   @nn.compact
@@ -102,7 +103,7 @@ class AddPositionEmbs(nn.Module):
     """Returns the tokens with their positions."""
     positions = self.param(
       "pos_embedding",
-      nn.initializers.normal(0.02),
+      nn.initializers.normal(self.stddev),
       (1, *x.shape[1:]),
     )
     return x + positions.astype(self.dtype)
@@ -115,6 +116,7 @@ class Encoder(nn.Module):
   num_heads: int
   mlp_dim: int
   stochastic_depth: float
+  position_stddev: float
   unroll: int
   dtype: Any
 
@@ -123,7 +125,9 @@ class Encoder(nn.Module):
     self, x: Float[Array, "b n d"], *, train: bool
   ) -> Float[Array, "b n d"]:
     """Returns the tokens after the final norm."""
-    x = AddPositionEmbs(self.dtype, name="posembed_input")(x)
+    x = AddPositionEmbs(
+      self.position_stddev, self.dtype, name="posembed_input"
+    )(x)
     drops = train and self.stochastic_depth > 0
     rates = jnp.linspace(0.0, self.stochastic_depth, self.depth)
     blocks = nn.scan(
@@ -155,6 +159,8 @@ class ViT(nn.Module):
     num_heads: attention heads; a divisor of the width.
     mlp_dim: hidden dim of the MLP.
     stochastic_depth: share of branches dropped at the last block.
+    position_stddev: of the initial position embeddings. 0.02 is the usual
+      value; a short run from scratch learns sooner from larger ones.
     unroll: blocks written out in one iteration of the scan.
     dtype: precision of the computation; parameters are float32.
   """
@@ -165,6 +171,7 @@ class ViT(nn.Module):
   num_heads: int
   mlp_dim: int
   stochastic_depth: float = 0.0
+  position_stddev: float = 0.02
   unroll: int = 1
   dtype: Any = jnp.float32
 
@@ -195,6 +202,7 @@ class ViT(nn.Module):
       num_heads=self.num_heads,
       mlp_dim=self.mlp_dim,
       stochastic_depth=self.stochastic_depth,
+      position_stddev=self.position_stddev,
       unroll=self.unroll,
       dtype=self.dtype,
       name="Transformer",
