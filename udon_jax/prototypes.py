@@ -130,6 +130,11 @@ def init(
   )
 
 
+def params(tables: Prototypes) -> dict[str, Float[Array, "r d"]]:
+  """Returns the prototypes without their moments."""
+  return {"student": tables.student.param, "teacher": tables.teacher.param}
+
+
 def _pad(rows: Float[Array, "n d"], layout: Layout) -> Float[Array, "r d"]:
   return jnp.pad(rows, ((0, layout.num_rows - rows.shape[0]), (0, 0)))
 

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from typing import TypeAlias
 
+from clu import parameter_overview
 import jax
 from jax.sharding import Mesh
 import ml_collections
@@ -85,6 +86,13 @@ def set_up(
 
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
+  logger.info(
+    "parameters: %s of the module, %s of class prototypes",
+    *(
+      f"{parameter_overview.count_parameters(tree):,}"
+      for tree in (shapes.params, prototypes.params(shapes.prototypes))
+    ),
+  )
 
   def make_step(*, frozen: bool) -> StepFn:
     step = train_step.make_train_step(

@@ -9,7 +9,6 @@ import dataclasses
 from typing import Protocol
 
 from flax import struct
-import jax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
@@ -97,6 +96,3 @@ class RetrievalTask:
   domain: str
   query: ImageSplit
   index: ImageSplit
-
-
-PRNGKey = jax.Array
