@@ -70,6 +70,11 @@ def train(
     stack.callback(checkpointer.close)
     state = runs.restore_or_init(run, checkpointer)
     start = int(partitioning.fetch(state.step))
+    if start >= run.num_steps and checkpointer.latest_step is None:
+      raise errors.UserError(
+        f"config.resume_from={config.resume_from} is at step {start} already; "
+        "set config.num_train_steps or config.num_epochs beyond it"
+      )
     if start >= run.num_steps and results_file.exists():
       logger.info("the run is done; nothing to do")
       return _report(reporting.read_json(results_file))
