@@ -178,9 +178,20 @@ def _on_cpu(mesh: sharding.Mesh) -> bool:
   return mesh.devices.flat[0].platform == "cpu"
 
 
+def _rows_per_device(num_rows, mesh, index_chunk_size) -> int:
+  """Returns the rows that a device holds, padding included.
+
+  Less than a chunk is padded to a power of two: one program serves many sizes.
+  """
+  rows = -(-num_rows // mesh.size)
+  if rows > index_chunk_size:
+    return rows
+  return min(1 << (rows - 1).bit_length(), index_chunk_size)
+
+
 def _fast_plan(k, num_rows, dim, mesh, index_chunk_size) -> knn_device.Plan:
   """Returns the plan that computes few scores by their definition."""
-  rows_per_device = -(-num_rows // mesh.size)
+  rows_per_device = _rows_per_device(num_rows, mesh, index_chunk_size)
   num_candidates = k + 1 + _SPARE  # 1 for the excluded row
   # Groups of g leave n / g maxima to choose from and m g items to re-score,
   # of which an item costs about twice a maximum: 22 against 11 ns, 2 cores.
@@ -208,7 +219,7 @@ def _place_index(
   Devices hold contiguous ids in ascending order; all padding is at the end.
   """
   num_rows, dim = index.shape
-  rows_per_device = -(-num_rows // mesh.size)
+  rows_per_device = _rows_per_device(num_rows, mesh, index_chunk_size)
   largest_chunk = index_chunk_size // multiple * multiple
   chunks = -(-rows_per_device // largest_chunk)
   rows = -(-rows_per_device // (chunks * multiple)) * multiple
