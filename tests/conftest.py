@@ -1,9 +1,18 @@
-"""Eight simulated devices for every test; set before JAX starts."""
+"""Eight simulated devices for every test; set before JAX starts.
+
+What one test compiled, others and the processes that they start find in a
+cache.
+"""
 
 import os
+import pathlib
 
 NUM_DEVICES = 8
 _FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -67,6 +67,10 @@ class Source:
   def num_classes(self):
     return NUM_CLASSES[self.name]
 
+  @property
+  def fingerprint(self):
+    return f"{self.name} {self.num_examples}"
+
   def open(self, position):
     while True:
       rng = np.random.default_rng([DOMAINS.index(self.name), position])

@@ -36,7 +36,12 @@ def files(tmp_path_factory):
 
 
 def source(files, **changes):
-  fields = {"num_classes": 4, "batch_size": 4, "seed": 3}
+  fields = {
+    "num_classes": 4,
+    "fingerprint": "",
+    "batch_size": 4,
+    "seed": 3,
+  }
   options = {
     name: changes.pop(name)
     for name in ("num_threads", "prefetch", "process_index", "process_count")

@@ -33,8 +33,8 @@ class Meta:
 
   Attributes:
     config: the resolved config of the run.
-    domains: {"name", "num_classes", "num_examples"} of every domain, in the
-      order of their ids.
+    domains: {"name", "num_classes", "num_examples", "fingerprint"} of every
+      domain, in the order of their ids.
   """
 
   config: Mapping[str, Any]

@@ -17,6 +17,7 @@ from udon_jax import errors
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
+EXIT_STOPPED = 143
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
@@ -43,6 +44,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     _fail(_one_line(error))
   except errors.DivergedError as error:
     _fail(_one_line(error), EXIT_DIVERGED)
+  except errors.StoppedError as error:
+    _fail(_one_line(error), EXIT_STOPPED)
   sys.exit(0)
 
 

@@ -13,3 +13,10 @@ class DivergedError(RuntimeError):
 
   The command lines print the message without a traceback and exit with 3.
   """
+
+
+class StoppedError(RuntimeError):
+  """The run was asked to stop, saved its state, and continues when run again.
+
+  The command lines print the message and exit with 143.
+  """

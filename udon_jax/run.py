@@ -115,6 +115,7 @@ def set_up(
           "name": source.name,
           "num_classes": source.num_classes,
           "num_examples": source.num_examples,
+          "fingerprint": source.fingerprint,
         }
         for source in sources
       ),

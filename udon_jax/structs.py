@@ -60,6 +60,10 @@ class TrainSource(Protocol):
   def num_classes(self) -> int:
     """Number of training classes; labels are 0 .. num_classes - 1."""
 
+  @property
+  def fingerprint(self) -> str:
+    """Hash of the training data: equal data continues a run, other cannot."""
+
   def open(self, position: int) -> Iterator[HostBatch]:
     """Yields batches number `position`, `position + 1`, ... without end.
 

@@ -18,8 +18,10 @@ from udon_jax import (
   progress,
   reporting,
   sampling,
+  stopping,
   structs,
   train_state,
+  workdirs,
 )
 from udon_jax import run as runs
 from udon_jax.retrieval import table
@@ -58,16 +60,21 @@ def train(
   Raises:
     UserError: a value of the config does not fit.
     DivergedError: a loss or gradient was not finite.
+    StoppedError: the run was asked to stop, and saved.
   """
   workdir = reporting.make_folder(workdir, key="--workdir")
   run = runs.set_up(config, sources)
   results_file = workdir / reporting.RESULTS_FILE
   is_main = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
+    if is_main:
+      stack.enter_context(workdirs.lock(workdir))
+    stop = stack.enter_context(stopping.noted())
     checkpointer = checkpointing.Checkpointer(
       workdir, keep_latest=config.checkpoint.keep_latest, best=runs.BEST_METRIC
     )
     stack.callback(checkpointer.close)
+    _check_same_run(run, workdir, checkpointer)
     state = runs.restore_or_init(run, checkpointer)
     start = int(partitioning.fetch(state.step))
     if start >= run.num_steps and checkpointer.latest_step is None:
@@ -84,11 +91,21 @@ def train(
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
-    loop.train(state, start=start, checkpointer=checkpointer)
+    loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
     results = loop.test(checkpointer)
   if is_main:
     reporting.write_json(results_file, results)
   return _report(results)
+
+
+def _check_same_run(run, workdir, checkpointer):
+  """Raises a UserError if the workdir's checkpoints are another run's."""
+  if checkpointer.latest_step is not None:
+    saved = checkpointer.restore_meta(checkpointer.latest_step)
+    workdirs.check_same_run(workdir, saved=saved.config, given=run.meta.config)
+    workdirs.check_same_data(
+      workdir, saved=saved.domains, given=run.meta.domains
+    )
 
 
 def _report(results: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +145,7 @@ class Loop:
     *,
     start: int,
     checkpointer: checkpointing.Checkpointer,
+    stop: stopping.StopRequest,
   ) -> None:
     """Takes the steps after `start`, and logs, validates and saves."""
     config, last = self._config, self._run.num_steps
@@ -155,9 +173,15 @@ class Loop:
       if every(step, config.eval_every, last=last):
         with clock.paused():
           results = self._validate(state, step)
-      if results is not None or every(step, config.checkpoint_every, last=last):
+      due = every(step, config.checkpoint_every, last=last)
+      if due or results is not None or stop.requested:
         with clock.paused():
           self._save(state, step, checkpointer=checkpointer, metrics=results)
+      if stop.requested and step < last:
+        checkpointer.wait()
+        raise errors.StoppedError(
+          f"stopped and saved at step {step}; run the same command to continue"
+        )
 
   def _enter_window(self, state, step):
     """Plans the window of a step; the host reads the plan once."""

@@ -1,10 +1,11 @@
 """The data of a run: training sources and retrieval tasks of its domains."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import json
 import os
+from typing import Any
 
 from etils import epath
 
@@ -169,17 +170,25 @@ def fingerprint(
     UserError: a file is missing.
   """
   place = layout.find(data_dir)
-  parts: Mapping[str, list] = {
-    spec.name: [
-      info.fingerprint(place.info_file(spec.name, domain_table.TRAIN_SPLIT)),
-      [
-        (file.name, file.stat().length)
-        for file in _check_files(place, spec.name, domain_table.TRAIN_SPLIT)
-      ],
-    ]
-    for spec in _specs(domains)
+  parts = {
+    spec.name: _fingerprint(place, spec.name) for spec in _specs(domains)
   }
-  text = json.dumps(parts, sort_keys=True)
+  return _hash(parts)
+
+
+def _fingerprint(place: layout.Layout, domain: str) -> str:
+  """Returns a hash of one domain's training data."""
+  train = domain_table.TRAIN_SPLIT
+  files = [
+    (file.name, file.stat().length)
+    for file in _check_files(place, domain, train)
+  ]
+  return _hash([info.fingerprint(place.info_file(domain, train)), files])
+
+
+def _hash(value: Any) -> str:
+  """Returns a short hash of plain values."""
+  text = json.dumps(value, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -252,6 +261,7 @@ def _train_source(
   return pipeline.TrainSource(
     domain,
     num_classes=splits.num_classes(place, domain),
+    fingerprint=_fingerprint(place, domain),
     files=files,
     batch_size=batch_size,
     seed=seed,

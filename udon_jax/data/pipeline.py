@@ -25,6 +25,7 @@ class TrainSource:
   Attributes:
     name: name of the domain.
     num_classes: labels outside 0 .. num_classes - 1 raise a `UserError`.
+    fingerprint: of the training data.
     files: the records.
     batch_size: images of a global batch.
     seed: seed of order and augmentation.
@@ -33,6 +34,7 @@ class TrainSource:
 
   name: str
   num_classes: int
+  fingerprint: str
   files: records.RecordFiles
   batch_size: int
   seed: int

@@ -1,0 +1,121 @@
+"""Real processes, killed and asked to stop: the run ends as if nothing was."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from udon_jax import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAST_STEP = 30
+# One device: what runs on eight of two cores takes long to start.
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def start(workdir, *, pause=0.0):
+  return subprocess.Popen(
+    [sys.executable, "-m", "tests.run_fake", str(workdir), str(pause)],
+    cwd=ROOT,
+    env=ENVIRONMENT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  _, log = process.communicate(timeout=300)
+  return process.returncode, log
+
+
+def lines(workdir):
+  """Returns the lines of metrics.jsonl without what the clock tells."""
+  path = workdir / "metrics.jsonl"
+  if not path.exists():
+    return []
+  found = [json.loads(line) for line in path.read_text().splitlines()]
+  return [line for line in found if "speed/step_time" not in line]
+
+
+def wait_for_step(process, workdir, step):
+  """Waits until a run has logged a step, or has ended."""
+  path = workdir / "metrics.jsonl"
+  while process.poll() is None:
+    text = path.read_text() if path.exists() else ""
+    complete = [json.loads(x) for x in text.splitlines(True) if x[-1:] == "\n"]
+    if complete and complete[-1]["step"] >= step:
+      return
+    time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  code, log = finish(start(workdir))
+  assert code == 0, log
+  return workdir
+
+
+def assert_same(workdir, whole):
+  assert lines(workdir) == lines(whole)
+  for name in ("results.json", "config.json"):
+    assert (workdir / name).read_text() == (whole / name).read_text()
+
+
+def kill_at_random(workdir, *, seed):
+  """Kills a run after a random step, and a random moment more."""
+  rng = random.Random(seed)
+  process = start(workdir, pause=0.02)
+  wait_for_step(process, workdir, rng.choice([0, 1, 4, 8, 10, 16, 20, 28]))
+  time.sleep(rng.uniform(0, 0.5))
+  process.kill()
+  finish(process)
+
+
+def test_killed_twice(whole, tmp_path):
+  for seed in range(2):
+    kill_at_random(tmp_path, seed=seed)
+  code, log = finish(start(tmp_path))
+  assert code == 0, log
+  assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_killed_fifty_times(whole, tmp_path):
+  for round_ in range(10):
+    workdir = tmp_path / str(round_)
+    workdir.mkdir()
+    for i in range(5):
+      kill_at_random(workdir, seed=100 + 5 * round_ + i)
+    code, log = finish(start(workdir))
+    assert code == 0, log
+    assert_same(workdir, whole)
+
+
+def test_sigterm_saves_and_the_run_continues(whole, tmp_path):
+  process = start(tmp_path, pause=0.1)
+  wait_for_step(process, tmp_path, 4)
+  second = start(tmp_path)
+  code, log = finish(second)
+  assert code == cli.EXIT_USAGE
+  assert f"process {process.pid}" in log.splitlines()[-1]
+
+  assert process.poll() is None
+  process.send_signal(signal.SIGTERM)
+  code, log = finish(process)
+  assert code == cli.EXIT_STOPPED, log
+  assert "stopped and saved at step" in log.splitlines()[-1]
+  steps = [int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")]
+  assert max(steps) < LAST_STEP
+  assert f"at step {max(steps)};" in log.splitlines()[-1]
+
+  code, log = finish(start(tmp_path))
+  assert code == 0, log
+  assert f"continuing after step {max(steps)}" in log
+  assert_same(tmp_path, whole)
