@@ -142,7 +142,7 @@ MISTAKES = {
   ),
   "config not given": ((MAIN,), ("--config", "for example")),
   "config is no config": (
-    (MAIN, "--config=README.md", "--workdir=x"),
+    (MAIN, "--config=udon_jax/errors.py", "--workdir=x"),
     ("get_config", "--config"),
   ),
   "workdir not given": ((MAIN, *TINY), ("--workdir", "for example")),
