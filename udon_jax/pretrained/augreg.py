@@ -54,7 +54,10 @@ def _read(path):
   try:
     with epath.Path(path).open("rb") as file:
       return dict(np.load(file, allow_pickle=False))
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
+  except (
+    *(OSError, EOFError, zipfile.BadZipFile),  # torn, or no .npz
+    *(ValueError, TypeError),  # pickled objects, a bare .npy
+  ) as error:
     raise errors.UserError(
       f"config.pretrained: {path} cannot be read as .npz ({error}); give an "
       "AugReg file"
@@ -66,9 +69,9 @@ def _take(arrays, name, shape, path):
   try:
     if name.startswith(f"{_BLOCK}/"):
       inner = name.removeprefix(f"{_BLOCK}/")
-      value = np.stack(
-        [arrays[f"{_BLOCK}_{i}/{inner}"] for i in range(shape[0])]
-      )
+      blocks = [arrays[f"{_BLOCK}_{i}/{inner}"] for i in range(shape[0])]
+      odd = [block for block in blocks if block.shape != tuple(shape[1:])]
+      value = odd[0] if odd else np.stack(blocks)
     else:
       value = arrays[name]
   except KeyError as error:
