@@ -1,0 +1,358 @@
+"""Checkpoints on any mesh, what is kept, and weights from elsewhere."""
+
+import contextlib
+import io
+import zipfile
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from tests import fakes, training
+from udon_jax import build, checkpointing, errors, prototypes
+from udon_jax import run as runs
+from udon_jax.pretrained import augreg
+
+BEST = runs.BEST_METRIC
+MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8), "1x1": (1, 1)}
+
+
+def set_up(shape, **changes):
+  """Returns a run on a mesh; nothing is compiled."""
+  data, fsdp = MESHES[shape]
+  config = fakes.changed(mesh__data=data, mesh__fsdp=fsdp, **changes)
+  with pytest.MonkeyPatch.context() as patch:
+    return training.set_up(config, num_devices=data * fsdp, monkeypatch=patch)
+
+
+def noise(tree):
+  """Returns arrays of the shapes and places of a tree, drawn at random."""
+  rng = np.random.default_rng(0)
+
+  def draw(x):
+    values = rng.integers(-(2**20), 2**20, x.shape)
+    if np.issubdtype(x.dtype, np.floating):
+      values = values / 2**15
+    return jax.device_put(np.asarray(values, x.dtype), x.sharding)
+
+  return jax.tree.map(draw, tree)
+
+
+@pytest.fixture(scope="module")
+def saver():
+  """A run on 8x1 and a state of it in which every number is another."""
+  run = set_up("8x1")
+  return run, noise(run.abstract_state)
+
+
+def open_folder(folder, *, keep_latest=1):
+  return contextlib.closing(
+    checkpointing.Checkpointer(folder, keep_latest=keep_latest, best=BEST)
+  )
+
+
+def save(checkpointer, saver, step, score=None):
+  run, state = saver
+  checkpointer.save(
+    step,
+    state,
+    layout=run.layout,
+    mesh=run.mesh,
+    meta=run.meta,
+    metrics=None if score is None else {BEST: score, "other": 0.5},
+  )
+  checkpointer.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(saver, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("saved")
+  with open_folder(folder) as checkpointer:
+    save(checkpointer, saver, 7, 0.25)
+  return folder
+
+
+def by_domain(state, run):
+  """Returns the state on the host, its class tables by domain."""
+  return {
+    "tables": jax.device_get(prototypes.unpack(state.prototypes, run.layout)),
+    "rest": jax.device_get(state.replace(prototypes=None)),
+  }
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_any_mesh_restores_bit_for_bit(saver, folder, shape):
+  """Parameters, moments, prototypes, sampler, meters, step and position."""
+  run = set_up(shape)
+  with open_folder(folder) as checkpointer:
+    state = checkpointer.restore(
+      7, run.abstract_state, layout=run.layout, mesh=run.mesh
+    )
+  assert_equal(by_domain(state, run), by_domain(saver[1], saver[0]))
+  jax.tree.map(
+    lambda x, a: x.sharding.is_equivalent_to(a.sharding, x.ndim) or 1 / 0,
+    state,
+    run.abstract_state,
+  )
+  padding = run.layout.num_rows - sum(run.layout.num_classes)
+  if padding:
+    assert not np.asarray(state.prototypes.student.mu)[-padding:].any()
+
+
+def test_parameters_come_back_alone(saver, folder):
+  run = set_up("2x4")
+  with open_folder(folder) as checkpointer:
+    params = checkpointer.restore_params(7, run.abstract_state.params)
+  assert_equal(jax.device_get(params), jax.device_get(saver[1].params))
+
+
+def test_a_folder_tells_config_and_domains(saver, folder):
+  with open_folder(folder) as checkpointer:
+    meta = checkpointer.restore_meta(7)
+  config = build.from_json(meta.config)
+  assert build.to_json(config) == build.to_json(saver[0].config)
+  assert [d["name"] for d in meta.domains] == list(fakes.DOMAINS)
+  assert [d["num_classes"] for d in meta.domains] == [
+    fakes.NUM_CLASSES[name] for name in fakes.DOMAINS
+  ]
+  with pytest.raises(AttributeError):
+    config.batchsize = 3  # locked
+
+
+def kept(saver, folder, saves, **options):
+  """Returns the steps kept, the newest and the best, after some saves."""
+  with open_folder(folder, **options) as checkpointer:
+    for step, score in saves:
+      save(checkpointer, saver, step, score)
+  with open_folder(folder, **options) as checkpointer:  # as a new process sees
+    steps = [
+      step
+      for step in range(20)
+      if (folder / "checkpoints" / str(step)).is_dir()
+    ]
+    return steps, checkpointer.latest_step, checkpointer.best_step
+
+
+def test_the_best_outlives_worse_ones(saver, tmp_path):
+  saves = [(1, 0.1), (2, 0.9), (3, 0.5), (4, 0.2)]
+  assert kept(saver, tmp_path, saves) == ([2, 4], 4, 2)
+
+
+def test_saves_without_metrics_delete_neither_the_best_nor_themselves(
+  saver, tmp_path
+):
+  saves = [(1, 0.3), (2, None), (3, None)]
+  assert kept(saver, tmp_path, saves) == ([1, 3], 3, 1)
+
+
+def test_a_better_one_takes_the_place_of_the_best(saver, tmp_path):
+  saves = [(1, 0.3), (2, None), (3, 0.4), (4, None)]
+  assert kept(saver, tmp_path, saves) == ([3, 4], 4, 3)
+
+
+def test_more_of_the_newest_can_be_kept(saver, tmp_path):
+  saves = [(1, 0.9), (2, None), (3, 0.4), (4, None)]
+  found = kept(saver, tmp_path, saves, keep_latest=2)
+  assert found == ([1, 3, 4], 4, 1)
+
+
+def test_the_step_to_read(saver, tmp_path):
+  with open_folder(tmp_path) as checkpointer:
+    save(checkpointer, saver, 3)
+    assert checkpointer.check_step(None, tmp_path) == 3  # none is the best
+    save(checkpointer, saver, 5, 0.5)
+    save(checkpointer, saver, 6)
+    assert checkpointer.check_step(None, tmp_path) == 5
+    assert checkpointer.check_step(6, tmp_path) == 6
+    with pytest.raises(errors.UserError, match=r"of step 4; it has \[5, 6\]"):
+      checkpointer.check_step(4, tmp_path)
+
+
+def restore_from(folder, run):
+  return checkpointing.restore_from(
+    folder, run.abstract_state, layout=run.layout, mesh=run.mesh, best=BEST
+  )
+
+
+def test_a_new_run_starts_from_another_workdir(saver, folder):
+  run = set_up("1x8")
+  state = restore_from(folder, run)
+  assert_equal(by_domain(state, run), by_domain(saver[1], saver[0]))
+
+
+@pytest.mark.parametrize("made", [(), ("checkpoints",), ("checkpoints/tmp",)])
+def test_a_folder_without_checkpoint_is_named(tmp_path, made):
+  for name in made:
+    (tmp_path / name).mkdir(parents=True)
+  with pytest.raises(errors.UserError, match=r"holds no checkpoint; give"):
+    restore_from(tmp_path, set_up("1x1"))
+
+
+def test_other_domains_are_named(folder):
+  run = set_up("1x1", domains=("cars", "met"))
+  with pytest.raises(errors.UserError, match=r"resume_from=.*'sop', 11.*use"):
+    restore_from(folder, run)
+
+
+# Weights from outside.
+
+
+def backbone():
+  """Returns the shapes of the tiny backbone."""
+  return set_up("1x1").abstract_state.params["backbone"]
+
+
+def official_arrays(params, rng):
+  """Returns a file's arrays under AugReg's names, one a block."""
+  arrays = {"head/kernel": np.zeros((32, 10), np.float32)}
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, leaf in flat.items():
+    value = rng.normal(size=leaf.shape).astype(np.float32)
+    prefix, block, inner = name.partition("encoderblock/")
+    if not block:
+      arrays[name] = value
+      continue
+    for i, part in enumerate(value):
+      arrays[f"{prefix}encoderblock_{i}/{inner}"] = part
+  return arrays
+
+
+@pytest.fixture
+def official():
+  return official_arrays(backbone(), np.random.default_rng(0))
+
+
+def write(folder, arrays):
+  path = folder / "S_16.npz"
+  np.savez(path, **arrays)
+  return path
+
+
+def test_augreg_names_are_those_of_the_official_files(official):
+  inner = {
+    f"{norm}/{leaf}"
+    for norm in ("LayerNorm_0", "LayerNorm_2")
+    for leaf in ("bias", "scale")
+  }
+  inner |= {
+    f"{layer}/{leaf}"
+    for layer in (
+      "MlpBlock_3/Dense_0",
+      "MlpBlock_3/Dense_1",
+      *(
+        f"MultiHeadDotProductAttention_1/{part}"
+        for part in ("query", "key", "value", "out")
+      ),
+    )
+    for leaf in ("bias", "kernel")
+  }
+  assert set(official) == {
+    "head/kernel",
+    "cls",
+    "embedding/bias",
+    "embedding/kernel",
+    "Transformer/encoder_norm/bias",
+    "Transformer/encoder_norm/scale",
+    "Transformer/posembed_input/pos_embedding",
+    *(f"Transformer/encoderblock_{i}/{x}" for i in range(2) for x in inner),
+  }
+
+
+def test_augreg_blocks_are_stacked(official, tmp_path):
+  params = augreg.load(write(tmp_path, official), backbone())
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, value in flat.items():
+    prefix, block, inner = name.partition("encoderblock/")
+    if not block:
+      np.testing.assert_array_equal(value, official[name])
+      continue
+    for i, part in enumerate(value):
+      key = f"{prefix}encoderblock_{i}/{inner}"
+      np.testing.assert_array_equal(part, official[key])
+
+
+def test_pretrained_replaces_the_backbone_alone(official, tmp_path):
+  before = noise(set_up("2x4").abstract_state.params)
+  after = build.load_pretrained(f"augreg:{write(tmp_path, official)}", before)
+  for name in ("student_projection", "teacher_projection"):
+    assert_equal(after[name], before[name])
+  np.testing.assert_array_equal(
+    after["backbone"]["embedding"]["kernel"], official["embedding/kernel"]
+  )
+  jax.tree.map(
+    lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or 1 / 0,
+    after,
+    before,
+  )
+
+
+@pytest.mark.parametrize("spec", ["augreg", "augreg:", "clip:x", "x.npz"])
+def test_pretrained_needs_a_kind_and_a_path(spec):
+  with pytest.raises(errors.UserError, match=r"config.pretrained=.*KIND:PATH"):
+    build.load_pretrained(spec, {"backbone": {}})
+
+
+def test_a_missing_parameter_is_named(official, tmp_path):
+  del official["Transformer/encoderblock_1/LayerNorm_2/scale"]
+  with pytest.raises(
+    errors.UserError, match=r"S_16.npz lacks .*encoderblock_1/LayerNorm_2/scale"
+  ):
+    augreg.load(write(tmp_path, official), backbone())
+
+
+def test_another_shape_is_named(official, tmp_path):
+  key = "Transformer/posembed_input/pos_embedding"
+  official[key] = np.zeros((1, 197, 32), np.float32)
+  with pytest.raises(
+    errors.UserError, match=r"S_16.npz has .*\(1, 197, 32\).*crop_size"
+  ):
+    augreg.load(write(tmp_path, official), backbone())
+
+
+def test_blocks_of_another_width_are_named(official, tmp_path):
+  key = "Transformer/encoderblock_1/LayerNorm_2/scale"
+  official[key] = np.zeros(48, np.float32)
+  with pytest.raises(errors.UserError, match=r"S_16.npz.*LayerNorm_2/scale"):
+    augreg.load(write(tmp_path, official), backbone())
+
+
+@pytest.mark.parametrize("contents", [b"", b"no zip", b"PK\x03\x04 torn"])
+def test_a_file_that_is_no_npz_is_named(tmp_path, contents):
+  path = tmp_path / "weights.npz"
+  path.write_bytes(contents)
+  with pytest.raises(errors.UserError, match=r"weights.npz cannot be read"):
+    augreg.load(path, backbone())
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match=r"none.npz cannot be read"):
+    augreg.load(tmp_path / "none.npz", backbone())
+
+
+class Bomb:
+  def __reduce__(self):
+    return (exec, ("raise SystemExit('executed')",))
+
+
+def test_nothing_in_a_file_is_executed(official, tmp_path):
+  """Arrays of objects are pickles, which can run anything."""
+  path = write(tmp_path, official)
+  pickled = io.BytesIO()
+  np.save(pickled, np.asarray([Bomb()], object), allow_pickle=True)
+  with zipfile.ZipFile(path, "a") as file:
+    file.writestr("evil.npy", pickled.getvalue())
+  with pytest.raises(errors.UserError, match=r"S_16.npz cannot be read"):
+    augreg.load(path, backbone())
+
+
+@pytest.mark.parametrize("array", [np.asarray([Bomb()], object), np.ones(3)])
+def test_a_bare_array_is_refused(tmp_path, array):
+  path = tmp_path / "vit_b16.npy"
+  np.save(path, array, allow_pickle=True)
+  with pytest.raises(errors.UserError, match=r"vit_b16.npy cannot be read"):
+    augreg.load(path, backbone())
