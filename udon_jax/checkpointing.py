@@ -8,6 +8,7 @@ weights: a checkpoint folder is all that evaluation and export need.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -202,12 +203,16 @@ def _to_saved(state, *, layout, mesh):
   """Returns the state as a dict, its class tables by domain."""
   fields = _fields(state)
   tables = fields["prototypes"]
-  shapes = jax.eval_shape(lambda x: prototypes.unpack(x, layout), tables)
-  fields["prototypes"] = jax.jit(
-    lambda x: prototypes.unpack(x, layout),
-    out_shardings=_class_shardings(shapes, mesh),
-  )(tables)
+  fields["prototypes"] = _unpack(tables, layout=layout, mesh=mesh)
   return fields
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "mesh"))
+def _unpack(tables, *, layout, mesh):
+  by_domain = prototypes.unpack(tables, layout)
+  return jax.lax.with_sharding_constraint(
+    by_domain, _class_shardings(by_domain, mesh)
+  )
 
 
 def _abstract_saved(abstract, *, layout, mesh):
