@@ -122,20 +122,20 @@ def test_the_smaller_model_differs_in_the_model_alone(variant):
 @pytest.mark.slow
 def test_the_smoke_variant_trains(tmp_path):
   data, workdir = tmp_path / "data", tmp_path / "run"
-  commands = [
-    ("udon_jax.data.synthetic", f"--output={data}", "--size=smoke"),
-    ("udon_jax.data.prepare", f"--data_dir={data}"),
-    (
+  commands = {
+    "draw": ("udon_jax.data.synthetic", f"--output={data}", "--size=smoke"),
+    "prepare": ("udon_jax.data.prepare", f"--data_dir={data}"),
+    "train": (
       "udon_jax.main",
       f"--config={FOLDER / 'uned_vitb16.py'}:smoke",
       f"--config.data_dir={data}",
       f"--workdir={workdir}",
     ),
-  ]
-  for command in commands:
-    done = command_lines.run(*command)
-    assert done.returncode == 0, done.stderr
-  assert "student merged" in done.stderr
+  }
+  answers = command_lines.run_all(commands, XLA_FLAGS="")
+  for code, _, message in answers.values():
+    assert code == 0, message
+  assert "student merged" in answers["train"][2]
   results = reporting.read_json(workdir / reporting.RESULTS_FILE)
   assert set(results["student"]["merged"]["test"]) == {
     *domains.UNED_NAMES,

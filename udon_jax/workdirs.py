@@ -15,7 +15,7 @@ LOCK_FILE = ".lock"
 # Keys that define a run: with another value it would be another run. What is
 # not here may change between two starts: cadences, the mesh, paths, the length
 # of a run whose rates do not depend on it.
-_DEFINING = (
+_DEFINING: tuple[str, ...] = (
   "seed",
   "domains",
   "batch_size",
