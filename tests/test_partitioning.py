@@ -1,0 +1,163 @@
+"""The mesh, the rules that place parameters, and the way to the devices."""
+
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from tests import fakes
+from udon_jax import errors, partitioning
+from udon_jax import run as runs
+from udon_jax.models import registry
+
+SHAPES = {(-1, 1): (8, 1), (1, -1): (1, 8), (2, -1): (2, 4), (-1, 4): (2, 4)}
+
+
+def mesh_of(data, fsdp):
+  return partitioning.make_mesh(data=data, fsdp=fsdp)
+
+
+@pytest.mark.parametrize("given", SHAPES)
+def test_minus_one_takes_what_is_left(given):
+  mesh = mesh_of(*given)
+  assert tuple(mesh.shape.values()) == SHAPES[given]
+  assert mesh.axis_names == ("data", "fsdp")
+  assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
+
+
+@pytest.mark.parametrize(
+  "given", [(3, 1), (2, 2), (-1, 3), (16, 1), (0, -1), (-1, 0), (-2, -4)]
+)
+def test_sizes_that_do_not_fit_are_named(given):
+  with pytest.raises(
+    errors.UserError,
+    match=rf"config.mesh.data={given[0]}, config.mesh.fsdp={given[1]} .*8 dev",
+  ):
+    mesh_of(*given)
+
+
+def test_only_one_size_can_be_left_open():
+  with pytest.raises(errors.UserError, match="only one of the two"):
+    mesh_of(-1, -1)
+
+
+@pytest.mark.parametrize(
+  "given, text",
+  [
+    ((2, 4), "mesh: data=2 fsdp=4, 8 devices, 1 process"),
+    ((1, 1), "mesh: data=1 fsdp=1, 1 device, 1 process"),
+  ],
+)
+def test_description(given, text):
+  devices = jax.devices()[: given[0] * given[1]]
+  mesh = partitioning.make_mesh(data=given[0], fsdp=given[1], devices=devices)
+  assert partitioning.describe_mesh(mesh) == text
+
+
+@pytest.mark.parametrize("batch, cure", [(12, 16), (4, 8), (0, 8), (-8, 8)])
+def test_a_batch_that_does_not_split_is_named(batch, cure):
+  with pytest.raises(
+    errors.UserError,
+    match=rf"^key={batch} is not divisible by the 8 .* for example {cure}$",
+  ):
+    partitioning.check_batch_size("key", batch, mesh_of(8, 1))
+
+
+def test_a_batch_that_splits_passes():
+  partitioning.check_batch_size("key", 24, mesh_of(2, 4))
+
+
+@pytest.mark.parametrize("size", registry.SIZES)
+@pytest.mark.parametrize("hidden", [(), (64,), (64, 128)])
+def test_kernels_of_every_model_are_cut_and_moments_lie_beside_them(
+  size, hidden
+):
+  config = fakes.changed(
+    model__name=f"vit_{size}8",
+    model__student_hidden=hidden,
+    model__teacher_hidden=hidden,
+    mesh__data=2,
+    mesh__fsdp=4,
+  )
+  state = runs.set_up(config, fakes.sources(config)).abstract_state
+  places = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(state.params):
+    name = partitioning.path_name(path)
+    places[name] = x.sharding.spec
+    held = np.prod(x.sharding.shard_shape(x.shape))
+    assert held * (4 if name.endswith("kernel") else 1) == x.size, name
+    if name.startswith(("backbone/Transformer/encoderblock", "teacher")):
+      assert not x.sharding.spec or x.sharding.spec[0] is None
+  depth = len(hidden)
+  assert f"student_projection/Dense_{depth}/kernel" in places
+  assert f"teacher_projection/Dense_{depth}/kernel" in places
+  beside = [
+    (name, x)
+    for path, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    for name in places
+    if partitioning.path_name(path).endswith(f"/{name}")
+  ]
+  for name, x in beside:
+    assert x.sharding.spec == places[name]
+  assert len(beside) == 2 * len(places)  # two moments each
+
+
+def test_class_tables_are_cut_over_all_devices():
+  config = fakes.changed(mesh__data=2, mesh__fsdp=4)
+  state = runs.set_up(config, fakes.sources(config)).abstract_state
+  for table in jax.tree.leaves(state.prototypes):
+    rows, dim = table.sharding.shard_shape(table.shape)
+    assert (8 * rows, dim) == table.shape
+  for small in jax.tree.leaves((state.sampler, state.meters, state.step)):
+    assert small.sharding.is_fully_replicated
+
+
+def test_a_parameter_without_a_rule_is_named():
+  tree = {"new": {"table": jax.ShapeDtypeStruct((8, 8), "float32")}}
+  with pytest.raises(ValueError, match="parameter new/table"):
+    partitioning.tree_shardings(tree, mesh_of(8, 1))
+
+
+def test_the_first_rule_counts():
+  rules = ((r"b/kernel$", P("fsdp")), (r"kernel$", P(None, "fsdp")))
+  x = jax.ShapeDtypeStruct((8, 8), "float32")
+  places = partitioning.tree_shardings(
+    {"a": {"kernel": x}, "b": {"kernel": x}}, mesh_of(1, 8), rules
+  )
+  assert places["a"]["kernel"].spec == P(None, "fsdp")
+  assert places["b"]["kernel"].spec == P("fsdp")
+
+
+def test_a_dimension_that_does_not_divide_is_named():
+  tree = {"student_projection": {"Dense_0": {"kernel": np.zeros((12, 64))}}}
+  with pytest.raises(
+    errors.UserError,
+    match=r"config.mesh.fsdp=8 .* student_projection/Dense_0/kernel .* of 12",
+  ):
+    partitioning.tree_shardings(tree, mesh_of(1, 8))
+
+
+@pytest.mark.parametrize("given", [(8, 1), (2, 4), (1, 8)])
+def test_a_batch_goes_to_the_devices_and_back(given):
+  mesh = mesh_of(*given)
+  batch = {"x": np.arange(48).reshape(16, 3), "y": np.arange(16)}
+  placed = partitioning.put_batch(batch, mesh)
+  for name, x in placed.items():
+    shards = sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+    assert len(shards) == 8
+    for i, shard in enumerate(shards):
+      np.testing.assert_array_equal(shard.data, batch[name][2 * i : 2 * i + 2])
+  jax.tree.map(np.testing.assert_array_equal, partitioning.fetch(placed), batch)
+
+
+def test_replicated_values_are_whole_on_every_device():
+  placed = partitioning.put_replicated(
+    {"id": np.int32(3), "x": np.arange(5.0, dtype=np.float32)}, mesh_of(2, 4)
+  )
+  assert placed["id"].shape == ()
+  for x in placed.values():
+    assert x.sharding.is_fully_replicated
+    assert len(x.addressable_shards) == 8
+  fetched = partitioning.fetch(placed)
+  assert fetched["id"] == 3
+  assert isinstance(fetched["x"], np.ndarray)
