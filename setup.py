@@ -23,7 +23,6 @@ CORE = [
   "etils[epath]>=1.12",
   "numpy>=2.0",
   "jaxtyping>=0.3.2",
-  "psutil>=6.0",
   "tensorboard>=2.19,<3",
 ]
 DATA = [

@@ -76,7 +76,7 @@ def score(workdir: str) -> dict[str, dict[str, Any]]:
   ) as checkpointer:
     step = checkpointer.check_step(None, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
-    mesh = build.mesh(config)
+    mesh = build.eval_mesh(config)
     model = build.model(config, len(config.domains))
     trained = checkpointer.restore_params(
       step, build.abstract_params(config, model, mesh)

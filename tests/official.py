@@ -6,8 +6,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from udon_jax.models import udon
-from udon_jax.models import vit
+from udon_jax.models import udon, vit
 
 FOLDER = pathlib.Path(__file__).parent / "golden" / "official"
 DOMAINS = ("food2k", "cars", "sop", "inshop", "inat", "met", "gldv2", "rp2k")

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from tests import official
-from udon_jax import losses
-from udon_jax import partitioning
-from udon_jax import prototypes
+from udon_jax import losses, partitioning, prototypes
 
 DOMAINS = {"d1_cars": "cars", "d5_met": "met"}
 MARGINS = {"normface": 0.0, "arcface": 0.5, "cosface": 0.35}

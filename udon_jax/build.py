@@ -86,6 +86,18 @@ def mesh(config: Config) -> Mesh:
   return result
 
 
+def eval_mesh(config: Config) -> Mesh:
+  """Returns a mesh of all devices on which the model is whole.
+
+  A run's checkpoints are used on any machine, whatever mesh trained them.
+  """
+  result = partitioning.make_mesh(data=-1, fsdp=1)
+  partitioning.check_batch_size(
+    "config.eval.batch_size", config.eval.batch_size, result
+  )
+  return result
+
+
 def model(config: Config, num_domains: int) -> udon.Udon:
   """Returns the module."""
   return udon.Udon(

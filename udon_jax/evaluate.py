@@ -100,7 +100,7 @@ def evaluate_workdir(
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
     build.check(config)
-    mesh = build.mesh(config)
+    mesh = build.eval_mesh(config)
     model = build.model(config, len(config.domains))
     params = checkpointer.restore_params(
       step, build.abstract_params(config, model, mesh)

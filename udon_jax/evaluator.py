@@ -3,14 +3,14 @@
 Shape legend: n images of a split, d embedding dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 import numpy as np
 
 from udon_jax import errors, partitioning, structs
@@ -19,13 +19,14 @@ from udon_jax.retrieval import protocol
 EMBEDDINGS = ("student", "teacher", "backbone")
 
 
-def check_embeddings(names: Sequence[str]) -> None:
-  """Raises a UserError unless every name is an embedding of the model."""
+def check_embeddings(
+  names: Sequence[str], *, key: str = "config.eval.embeddings"
+) -> None:
+  """Raises a UserError, naming `key`, unless all are embeddings we know."""
   for name in names:
     if name not in EMBEDDINGS:
       raise errors.UserError(
-        f"config.eval.embeddings: {name!r} is unknown; known: "
-        f"{', '.join(EMBEDDINGS)}"
+        f"{key}: {name!r} is unknown; known: {', '.join(EMBEDDINGS)}"
       )
 
 
@@ -93,23 +94,43 @@ class Evaluator:
     self, params: Any, split: structs.ImageSplit, *, names: Sequence[str]
   ) -> dict[str, Float[np.ndarray, "n d"]]:
     """Returns the embeddings of a split, in its order, on the host."""
-    domain = partitioning.put_replicated(
-      np.int32(self.domain_ids[split.domain]), self.mesh
+    embedded = self.embed_batches(
+      params,
+      (batch.images for batch in split.open()),
+      domain=split.domain,
+      names=names,
+    )
+    num_images = len(split.labels)  # what follows is padding
+    return {name: rows[:num_images] for name, rows in embedded.items()}
+
+  def embed_batches(
+    self,
+    params: Any,
+    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    *,
+    domain: str,
+    names: Sequence[str],
+  ) -> dict[str, Float[np.ndarray, "n d"]]:
+    """Returns the embeddings of all rows of at least one batch, on the host.
+
+    Args:
+      params: of the module.
+      batches: this process's rows of batches of one size.
+      domain: whose teacher is asked.
+      names: of EMBEDDINGS.
+    """
+    domain_id = partitioning.put_replicated(
+      np.int32(self.domain_ids[domain]), self.mesh
     )
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    pending = None
-    for batch in split.open():
-      images = partitioning.put_batch(batch.images, self.mesh)
-      outputs = self._forward(params, images, domain)
-      if pending is not None:  # fetched while the device computes the next
-        _append(parts, pending)
+    pending: dict[str, Any] = {}
+    for batch in batches:
+      images = partitioning.put_batch(batch, self.mesh)
+      outputs = self._forward(params, images, domain_id)
+      _append(parts, pending)  # fetched while the device computes the next
       pending = {name: getattr(outputs, name) for name in names}
-    if pending is not None:
-      _append(parts, pending)
-    num_images = len(split.labels)  # what follows is padding
-    return {
-      name: np.concatenate(rows)[:num_images] for name, rows in parts.items()
-    }
+    _append(parts, pending)
+    return {name: np.concatenate(rows) for name, rows in parts.items()}
 
   @functools.cached_property
   def _forward(self):

@@ -83,7 +83,11 @@ def eval_image(image_bytes: tf.Tensor, *, crop_size: int) -> tf.Tensor:
   The smaller side becomes `crop_size`, the other one
   int(ratio * crop_size); the surplus d is cut off from d // 2 on.
   """
-  image = decode(image_bytes)
+  return center(decode(image_bytes), crop_size=crop_size)
+
+
+def center(image: tf.Tensor, *, crop_size: int) -> tf.Tensor:
+  """Returns what `eval_image` does, of decoded uint8 pixels [h, w, 3]."""
   size = tf.shape(image)[:2]
   smaller = tf.reduce_min(size)
   # The division is in float64, as in the official implementation.

@@ -140,7 +140,7 @@ def _class_sizes(count, rng):
 def _plan_domain(name, count):
   """A domain whose train, val and test classes are disjoint."""
   rng = np.random.default_rng([domains.UNED_NAMES.index(name), 77])
-  splits = {"train": []}
+  splits: dict[str, list] = {"train": []}
   for label, size in enumerate(_class_sizes(count, rng)):
     splits["train"] += _images(name, "train", label, range(size))
   label = count.train

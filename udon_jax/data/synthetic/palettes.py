@@ -42,9 +42,16 @@ class Palette:
 
 def shade(color: canvas.Color, factor: float) -> canvas.Color:
   """Returns a darker (factor < 1) or lighter (> 1) colour."""
+  levels = np.array(color, np.float64)
   if factor <= 1:
-    return tuple(int(c * factor) for c in color)
-  return tuple(int(255 - (255 - c) / factor) for c in color)
+    return _to_color(levels * factor)
+  return _to_color(255 - (255 - levels) / factor)
+
+
+def _to_color(levels: np.ndarray) -> canvas.Color:
+  """Returns three levels, 0..255, as whole numbers."""
+  red, green, blue = levels.astype(int).tolist()
+  return red, green, blue
 
 
 def _color(hue: float, light: float, saturation: float) -> canvas.Color:
@@ -55,7 +62,7 @@ def _color(hue: float, light: float, saturation: float) -> canvas.Color:
     rgb = rgb * (light / grey)
   else:
     rgb = 1 - (1 - rgb) * (1 - light) / (1 - grey)
-  return tuple(int(255 * c) for c in np.clip(rgb, 0.0, 1.0))
+  return _to_color(255 * np.clip(rgb, 0.0, 1.0))
 
 
 def draw_palette(rng: np.random.Generator, *, hue: float) -> Palette:

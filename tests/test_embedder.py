@@ -1,0 +1,135 @@
+"""A trained model embeds images, however they are given."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from tests import command_lines, fakes
+import udon_jax
+from udon_jax import build, checkpointing, embedder, errors, run, trainer
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp("run")
+  config = fakes.changed(
+    num_train_steps=2, eval__embeddings=("student",), log_every=2
+  )
+  trainer.train(
+    config, path, sources=fakes.sources(config), tasks=fakes.tasks(config)
+  )
+  return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Returns a folder of 21 images of any kind, of which 2 are unreadable."""
+  root = tmp_path_factory.mktemp("images")
+  rng = np.random.default_rng(0)
+  for i in range(19):
+    size = int(rng.integers(16, 60)), int(rng.integers(16, 60))
+    mode = "L" if i % 7 == 0 else "RGB"
+    image = Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8))
+    place = root / f"sub {i % 3}"
+    place.mkdir(exist_ok=True)
+    suffix = ("jpg", "png", "webp", "JPEG")[i % 4]
+    image.convert(mode).save(place / f"größe {i}.{suffix}")
+  (root / "empty.jpg").write_bytes(b"")
+  (root / "sub 0" / "text.png").write_text("no image")
+  (root / "notes.txt").write_text("no image, and not named like one")
+  return root
+
+
+def paths_of(folder):
+  return sorted(p for p in folder.rglob("*.*") if p.stem[:5] == "größe")
+
+
+def test_all_ways_to_give_an_image_are_one(workdir, folder):
+  model = udon_jax.load(workdir)
+  paths = [p for p in paths_of(folder) if p.suffix == ".png"]
+  rows = model.embed(paths)
+  assert rows.shape == (len(paths), 8)
+  assert rows.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+  opened = [Image.open(p) for p in paths]
+  pixels = [np.asarray(image.convert("RGB")) for image in opened]
+  contents = [p.read_bytes() for p in paths]
+  for images in (opened, pixels, contents, iter(map(str, paths))):
+    np.testing.assert_array_equal(model.embed(images), rows)
+
+
+def test_embeddings_are_those_of_the_checkpoint(workdir):
+  rng = np.random.default_rng(1)
+  images = rng.integers(0, 255, (5, fakes.SIZE, fakes.SIZE, 3), np.uint8)
+  checkpoints = checkpointing.open_existing(workdir, best=run.BEST_METRIC)
+  step = checkpoints.best_step
+  config = build.from_json(checkpoints.restore_meta(step).config)
+  mesh = build.eval_mesh(config)
+  model = build.model(config, len(config.domains))
+  params = checkpoints.restore_params(
+    step, build.abstract_params(config, model, mesh)
+  )
+  checkpoints.close()
+  expected = model.apply({"params": params}, images, 2, train=False)
+  domain = config.domains[2]
+  for name in ("student", "teacher", "backbone"):
+    rows = embedder.load(workdir, embedding=name, domain=domain).embed(images)
+    np.testing.assert_allclose(rows, getattr(expected, name), atol=1e-5)
+
+
+def test_more_images_than_a_batch_and_none(workdir):
+  model = udon_jax.load(workdir)
+  rng = np.random.default_rng(2)
+  images = rng.integers(0, 255, (37, 20, 30, 3), np.uint8)
+  assert model.batch_size == 16
+  rows = model.embed(images)
+  np.testing.assert_allclose(rows[33:], model.embed(images[33:]), atol=1e-6)
+  assert model.embed([]).shape == (0, 8)
+
+
+def test_mistakes(workdir, folder, tmp_path):
+  model = udon_jax.load(workdir)
+  with pytest.raises(errors.UserError, match=r"empty\.jpg cannot be read"):
+    model.embed([folder / "empty.jpg", *paths_of(folder)])
+  with pytest.raises(errors.UserError, match=r"float32 \(8, 8, 3\)"):
+    model.embed([np.zeros((8, 8, 3), np.float32)])
+  with pytest.raises(errors.UserError, match="the teacher of one of cars"):
+    udon_jax.load(workdir, embedding="teacher")
+  with pytest.raises(errors.UserError, match="'head' is unknown"):
+    udon_jax.load(workdir, embedding="head")
+  with pytest.raises(errors.UserError, match="holds no checkpoint"):
+    udon_jax.load(tmp_path)
+  with pytest.raises(errors.UserError, match="no checkpoint of step 7"):
+    udon_jax.load(workdir, step=7)
+
+
+def test_command_line(workdir, folder, tmp_path):
+  output = tmp_path / "new" / "x.npz"
+  command = ["udon_jax.extract", f"--workdir={workdir}"]
+  images = f"--images={folder}"
+  cases = {
+    "good": [*command, images, f"--output={output}"],
+    "no output": [*command, images],
+    "no folder": [*command, "--images=/nowhere", f"--output={output}"],
+    "no image": [*command, f"--images={workdir}", f"--output={output}"],
+    "no npz": [*command, images, f"--output={tmp_path}/x.bin"],
+  }
+  done = command_lines.run_all(cases)
+  code, _, log = done.pop("good")
+  assert code == 0, log
+  with np.load(output) as file:
+    found = dict(file)
+  expected = [str(p.relative_to(folder)) for p in paths_of(folder)]
+  assert sorted(found["paths"].tolist()) == sorted(expected)
+  assert found["unreadable"].tolist() == ["empty.jpg", "sub 0/text.png"]
+  rows = udon_jax.load(workdir).embed([folder / p for p in found["paths"]])
+  np.testing.assert_allclose(found["embeddings"], rows, atol=1e-6)
+  words = {
+    "no output": "--output",
+    "no folder": "/nowhere is no folder",
+    "no image": "holds no image",
+    "no npz": "must end in .npz",
+  }
+  for name, (code, _, log) in done.items():
+    assert code == 2, name
+    assert words[name] in log.splitlines()[-1]
