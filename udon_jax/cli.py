@@ -55,9 +55,15 @@ def _set_up_logging() -> None:
   logger = logging.getLogger("udon_jax")
   logger.setLevel(logging.INFO)
   logger.propagate = False
+  absl_logging.get_absl_logger().addFilter(_is_news)
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter("%(message)s"))
   logger.handlers = [handler]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """Whether a message is not Orbax's note on saves without a validation."""
+  return "Requested `tracked_metric`" not in record.getMessage()
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
