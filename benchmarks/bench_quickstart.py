@@ -9,7 +9,6 @@ of the bounds in the last table does not hold.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 from typing import Any
 
 from absl import flags
@@ -18,16 +17,7 @@ from jaxtyping import Float
 import numpy as np
 
 from benchmarks import common
-from udon_jax import (
-  build,
-  checkpointing,
-  cli,
-  evaluate,
-  evaluator,
-  reporting,
-  run,
-  structs,
-)
+from udon_jax import cli, evaluator, reporting, structs, trained
 from udon_jax.retrieval import protocol
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "The run.")
@@ -71,24 +61,12 @@ def initial_params(config: Any, model: Any) -> Any:
 
 def score(workdir: str) -> dict[str, dict[str, Any]]:
   """Returns the results of every method, by name."""
-  with contextlib.closing(
-    checkpointing.open_existing(workdir, best=run.BEST_METRIC)
-  ) as checkpointer:
-    step = checkpointer.check_step(None, workdir)
-    config = build.from_json(checkpointer.restore_meta(step).config)
-    mesh = build.eval_mesh(config)
-    model = build.model(config, len(config.domains))
-    trained = checkpointer.restore_params(
-      step, build.abstract_params(config, model, mesh)
-    )
-  tasks = evaluate.load_tasks(
-    config, data_dir=None, info_files=None, splits=["test"]
-  )["test"]()
-  scorer = build.make_evaluator(config, model, mesh)
-  untrained = scorer.run(
-    initial_params(config, model), tasks, names=["student"]
-  )
-  results = scorer.run(trained, tasks, names=evaluator.EMBEDDINGS)
+  found = trained.load(workdir)
+  tasks = found.load_tasks(["test"])["test"]()
+  scorer = found.evaluator()
+  initial = initial_params(found.config, found.model)
+  untrained = scorer.run(initial, tasks, names=["student"])
+  results = scorer.run(found.params, tasks, names=evaluator.EMBEDDINGS)
   return {
     "colour histogram": score_histograms(tasks),
     "untrained student": untrained["student"],

@@ -44,7 +44,7 @@ LEVELS = (
   {"run", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder"}
+TOP = {"embedder", "trained"}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

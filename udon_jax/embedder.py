@@ -4,7 +4,6 @@ Shape legend: n images, d embedding dim.
 """
 
 from collections.abc import Iterable
-import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -13,13 +12,7 @@ from etils import epath
 from jaxtyping import Float
 import numpy as np
 
-from udon_jax import (
-  build,
-  checkpointing,
-  errors,
-  evaluator,
-  run,
-)
+from udon_jax import errors, evaluator, trained
 from udon_jax.data import files
 
 
@@ -122,16 +115,8 @@ def load(
     UserError: no such checkpoint, embedding or domain.
   """
   evaluator.check_embeddings([embedding], key="--embedding")
-  with contextlib.closing(
-    checkpointing.open_existing(workdir, best=run.BEST_METRIC)
-  ) as checkpointer:
-    step = checkpointer.check_step(step, workdir)
-    config = build.from_json(checkpointer.restore_meta(step).config)
-    mesh = build.eval_mesh(config)
-    model = build.model(config, len(config.domains))
-    params = checkpointer.restore_params(
-      step, build.abstract_params(config, model, mesh)
-    )
+  found = trained.load(workdir, step=step)
+  config = found.config
   if embedding == "teacher" and domain not in config.domains:
     raise errors.UserError(
       f"--domain={domain}: the teacher of one of {', '.join(config.domains)} "
@@ -140,9 +125,9 @@ def load(
   return Embedder(
     crop_size=config.data.crop_size,
     batch_size=config.eval.batch_size,
-    num_threads=config.data.num_threads or os.cpu_count() or 1,
-    _scorer=build.make_evaluator(config, model, mesh),
-    _params=params,
+    num_threads=trained.num_threads(config),
+    _scorer=found.evaluator(),
+    _params=found.params,
     _name=embedding,
     _domain=domain or config.domains[0],
   )

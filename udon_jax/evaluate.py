@@ -4,31 +4,24 @@ Needs nothing but the run's folder and the data: the model and its domains are
 described in the checkpoint.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import logging
-import os
 from typing import Any
 
 from absl import flags
 from etils import epath
-import ml_collections
 
 from udon_jax import (
-  build,
-  checkpointing,
   cli,
   domains,
   errors,
   evaluator,
   partitioning,
   reporting,
-  run,
-  structs,
+  trained,
 )
 from udon_jax.retrieval import protocol, table
 
-# Not __name__, which is "__main__" for who starts the command line.
 logger = logging.getLogger("udon_jax.evaluate")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -94,27 +87,17 @@ def evaluate_workdir(
     splits: of "val" and "test".
     per_query_dir: folder for every query's neighbours, if wanted.
   """
-  with contextlib.closing(
-    checkpointing.open_existing(workdir, best=run.BEST_METRIC)
-  ) as checkpointer:
-    step = checkpointer.check_step(step, workdir)
-    config = build.from_json(checkpointer.restore_meta(step).config)
-    build.check(config)
-    mesh = build.eval_mesh(config)
-    model = build.model(config, len(config.domains))
-    params = checkpointer.restore_params(
-      step, build.abstract_params(config, model, mesh)
-    )
+  found = trained.load(workdir, step=step)
   logger.info(
-    "checkpoint of step %d; %s", step, partitioning.describe_mesh(mesh)
+    "checkpoint of step %d; %s",
+    found.step,
+    partitioning.describe_mesh(found.mesh),
   )
-  scorer = build.make_evaluator(config, model, mesh)
-  tasks = load_tasks(
-    config, data_dir=data_dir, info_files=info_files, splits=splits
-  )
+  tasks = found.load_tasks(splits, data_dir=data_dir, info_files=info_files)
+  scorer = found.evaluator()
   by_split = {
     split: scorer.run(
-      params,
+      found.params,
       tasks[split](),
       names=evaluator.EMBEDDINGS,
       per_query=per_query_dir is not None,
@@ -124,37 +107,6 @@ def evaluate_workdir(
   if per_query_dir is not None:
     _write_per_query(by_split, per_query_dir)
   return evaluator.nest(by_split)
-
-
-def load_tasks(
-  config: ml_collections.ConfigDict,
-  *,
-  data_dir: epath.PathLike | None,
-  info_files: epath.PathLike | None,
-  splits: Sequence[str],
-) -> Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]:
-  """Returns makers of the retrieval tasks; see `evaluate_workdir`."""
-  from udon_jax.data import (
-    dataset,
-    layout,
-    stream,
-  )
-
-  place = layout.find(
-    data_dir or config.data_dir, info_files=info_files, key="--data"
-  )
-  return dataset.load_tasks(
-    place,
-    domains=config.domains,
-    eval_batch_size=config.eval.batch_size,
-    options=stream.Options(
-      resize_size=config.data.resize_size,
-      crop_size=config.data.crop_size,
-      num_threads=config.data.num_threads or os.cpu_count() or 1,
-      prefetch=config.data.prefetch,
-    ),
-    eval_splits=splits,
-  )
 
 
 def _write_per_query(

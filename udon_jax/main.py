@@ -5,13 +5,12 @@ is tested, and the table printed.
 """
 
 from collections.abc import Sequence
-import os
 
 from absl import flags
 import jax
 from ml_collections import config_flags
 
-from udon_jax import build, cli, errors, trainer
+from udon_jax import build, cli, errors, trained, trainer
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, with an argument after a colon if any."
@@ -47,7 +46,7 @@ def main(_: Sequence[str]) -> None:
     seed=config.seed,
     resize_size=config.data.resize_size,
     crop_size=config.data.crop_size,
-    num_threads=config.data.num_threads or os.cpu_count() or 1,
+    num_threads=trained.num_threads(config),
     prefetch=config.data.prefetch,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
