@@ -134,14 +134,15 @@ class Writer:
 
 
 def _cut(path: epath.Path, step: int) -> None:
-  """Drops lines after a step, and a line torn by a kill."""
+  """Drops lines after a step, the test's, and one torn by a kill."""
   if not path.exists():
     return
   kept = []
   text = path.read_text()
   for line in text.splitlines(keepends=True):
     try:
-      if not line.endswith("\n") or json.loads(line)["step"] > step:
+      values = json.loads(line) if line.endswith("\n") else {}
+      if values["step"] > step or any(k.startswith("test/") for k in values):
         continue
     except (json.JSONDecodeError, KeyError, TypeError):
       continue
