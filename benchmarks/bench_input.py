@@ -87,6 +87,7 @@ def ours(files):
   source = pipeline.TrainSource(
     "bench",
     num_classes=10,
+    fingerprint="",
     files=records.RecordFiles(files),
     batch_size=BATCH,
     seed=0,
@@ -117,7 +118,7 @@ def run(size, *, repeats, num_batches, folder):
   """Yields one result for each pipeline at one size of images."""
   files, mean_bytes = write_records(folder, num_images=2048, size=size)
   iterators = {"official order": official(files), "ours": ours(files)}
-  times = {name: [] for name in iterators}
+  times: dict[str, list[float]] = {name: [] for name in iterators}
   for iterator in iterators.values():
     measure(iterator, 4)  # past the buffers' first filling
   for _ in range(repeats):

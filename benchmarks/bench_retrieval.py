@@ -24,7 +24,7 @@ from udon_jax.retrieval import knn, metrics
 try:
   import faiss
 except ImportError:
-  faiss = None
+  faiss = None  # type: ignore[assignment]
 
 
 def main() -> None:
@@ -57,13 +57,13 @@ def bench_search(args: argparse.Namespace) -> list[dict]:
   queries, index = (
     _unit_rows(rng, (rows, args.dim)) for rows in (args.queries, args.index)
   )
-  found = {}
+  found: dict[str, tuple] = {}
   variants = {
     "udon_jax": lambda: found.update(ours=knn.search(queries, index, k=args.k)),
     "full matmul + top_k": lambda: _plain_search(queries, index, k=args.k),
   }
   if faiss:
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     faiss.omp_set_num_threads(threads)
     flat = faiss.IndexFlatIP(args.dim)
     flat.add(index)
