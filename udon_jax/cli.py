@@ -93,6 +93,8 @@ def _explain_flag_error(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
       error = error.args[0]
     message = " ".join(str(*error.args[:1]).split())  # str(error) quotes it
+    if "get_config" in message:
+      return f"--config: {message}; a config file must define get_config()"
     return f"--config: {message} (`--print_config` shows every key of a config)"
   return f"--config: {type(error).__name__}: {message}"
 
