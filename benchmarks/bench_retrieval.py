@@ -61,7 +61,7 @@ def bench_search(args: argparse.Namespace) -> list[dict]:
   variants = {
     "udon_jax": lambda: found.update(ours=knn.search(queries, index, k=args.k)),
     "full matmul + top_k": lambda: _plain_search(queries, index, k=args.k),
-    "scores alone (floor)": lambda: _score(queries, index),
+    "scores alone (floor)": lambda: _score_all(queries, index),
   }
   if faiss:
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
@@ -133,7 +133,7 @@ def _plain_search(queries, index, *, k, chunk_size=512):
   return jax.device_get(found)
 
 
-def _score(queries, index, *, query_chunk=512, index_chunk=2560):
+def _score_all(queries, index, *, query_chunk=512, index_chunk=2560):
   """Computes every score and keeps a maximum alone: what no search avoids."""
 
   def blocks(rows, size):
