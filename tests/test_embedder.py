@@ -117,6 +117,8 @@ def test_command_line(workdir, folder, tmp_path):
   done = command_lines.run_all(cases)
   code, _, log = done.pop("good")
   assert code == 0, log
+  assert "19 embeddings of 8 dimensions, 2 files unreadable" in log
+  assert "unreadable: empty.jpg" in log
   with np.load(output) as file:
     found = dict(file)
   expected = [str(p.relative_to(folder)) for p in paths_of(folder)]

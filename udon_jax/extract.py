@@ -16,7 +16,7 @@ import numpy as np
 
 from udon_jax import cli, errors, reporting
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("udon_jax.extract")  # also when run by `-m`
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder, searched recursively.")
