@@ -32,7 +32,7 @@ help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: quickstart
-quickstart: .venv/.installed-data ## Draws a small data set, trains on it, prints the table.
+quickstart: .venv/.installed-data,viz ## Draws a small data set, trains on it, prints the table.
 	@echo '== data: $(DATA_DIR)'
 	@$(RUN) -m udon_jax.data.synthetic --output='$(DATA_DIR)' --size=$(SIZE) --seed=0
 	@$(RUN) -m udon_jax.data.prepare --data_dir='$(DATA_DIR)'

@@ -24,6 +24,7 @@ CORE = [
   "numpy>=2.0",
   "jaxtyping>=0.3.2",
   "tensorboard>=2.19,<3",
+  "ijson>=3.3",
 ]
 DATA = [
   "tensorflow-cpu>=2.19,<2.22; sys_platform != 'darwin'",
@@ -31,15 +32,21 @@ DATA = [
   "tensorflow-datasets>=4.9.9,<5",
   "array_record>=0.8,<0.9",
   "pillow>=11.0",
+  "google-crc32c>=1.6",
+  "tqdm>=4.66",
 ]
-VIZ = ["matplotlib>=3.9"]
+VIZ = ["matplotlib>=3.9", "jinja2>=3.1"]
+WANDB = ["wandb>=0.19"]
 TEST = [
   *DATA,
   *VIZ,
+  *WANDB,
   "pytest>=8.3",
   "pytest-xdist>=3.6",
   "hypothesis>=6.120",
   "faiss-cpu>=1.10",
+  "nbclient>=0.10",
+  "ipykernel>=6.29",
 ]
 DEV = [*TEST, "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=4.0"]
 
@@ -57,6 +64,7 @@ setuptools.setup(
   extras_require={
     "data": DATA,
     "viz": VIZ,
+    "wandb": WANDB,
     "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
     "cuda": [JAX.replace("jax", "jax[cuda13]", 1)],
     "test": TEST,
