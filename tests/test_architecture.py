@@ -25,6 +25,7 @@ LEVELS = (
     "losses",
     "prototypes",
     "sampling",
+    "checksums",
     "optim",
     "models",
     "pretrained",
@@ -34,14 +35,17 @@ LEVELS = (
     "train_state",
     "train_step",
     "evaluator",
+    "saved_state",
     "checkpointing",
+    "damage",
+    "disk",
     "reporting",
     "progress",
     "build",
     "stopping",
     "workdirs",
   },
-  {"run", "trainer"},
+  {"run", "resuming", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
 TOP = {"embedder", "trained"}

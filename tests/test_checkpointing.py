@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import build, checkpointing, errors, prototypes
+from udon_jax import build, checkpointing, errors, prototypes, resuming
 from udon_jax import run as runs
 from udon_jax.pretrained import augreg
 
@@ -173,15 +173,16 @@ def test_the_step_to_read(saver, tmp_path):
       checkpointer.check_step(4, tmp_path)
 
 
-def restore_from(folder, run):
-  return checkpointing.restore_from(
-    folder, run.abstract_state, layout=run.layout, mesh=run.mesh, best=BEST
-  )
+def restore_from(folder, run, new):
+  run.config.unlock()
+  run.config.resume_from = str(folder)
+  with open_folder(new) as checkpointer:
+    return resuming.restore_or_init(run, checkpointer, workdir=new)
 
 
-def test_a_new_run_starts_from_another_workdir(saver, folder):
+def test_a_new_run_starts_from_another_workdir(saver, folder, tmp_path):
   run = set_up("1x8")
-  state = restore_from(folder, run)
+  state = restore_from(folder, run, tmp_path)
   assert_equal(by_domain(state, run), by_domain(saver[1], saver[0]))
 
 
@@ -190,13 +191,21 @@ def test_a_folder_without_checkpoint_is_named(tmp_path, made):
   for name in made:
     (tmp_path / name).mkdir(parents=True)
   with pytest.raises(errors.UserError, match=r"holds no checkpoint; give"):
-    restore_from(tmp_path, set_up("1x1"))
+    restore_from(tmp_path, set_up("1x1"), tmp_path / "new")
 
 
-def test_other_domains_are_named(folder):
-  run = set_up("1x1", domains=("cars", "met"))
-  with pytest.raises(errors.UserError, match=r"resume_from=.*'sop', 11.*use"):
-    restore_from(folder, run)
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"domains": ("cars", "met")}, r"resume_from=.*'sop', 11.*use"),
+    ({"model__student_dim": 4}, r"config.model.student_dim is 8 there and 4"),
+  ],
+)
+def test_another_model_or_other_domains_are_named(
+  folder, tmp_path, changes, words
+):
+  with pytest.raises(errors.UserError, match=words):
+    restore_from(folder, set_up("1x1", **changes), tmp_path)
 
 
 # Weights from outside.

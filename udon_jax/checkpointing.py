@@ -1,31 +1,35 @@
-"""Checkpoints: what is kept, in what form, and how it comes back.
+"""Checkpoints: what is kept, how it is proved whole, and how it comes back.
 
-The form does not depend on the mesh (class tables by domain, padding cut off),
-so any mesh restores any other's. Config and domain table travel with the
-weights: a checkpoint folder is all that evaluation and export need.
+Config and domain table travel with the weights: a checkpoint folder is all that
+evaluation and export need. Checksums travel as well, so that a checkpoint that
+a disk has damaged is named and not used. What a state looks like when it is
+saved is told in `saved_state`.
 """
 
 from collections.abc import Mapping
-import contextlib
 import dataclasses
-import functools
 import logging
 from typing import Any
 
 from etils import epath
 import jax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 import orbax.checkpoint as ocp
 
-from udon_jax import errors, partitioning, prototypes, train_state
+from udon_jax import (
+  checksums,
+  damage,
+  disk,
+  errors,
+  prototypes,
+  saved_state,
+  train_state,
+)
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-# A checkpoint's parts. The module's parameters stand alone, so that who only
-# embeds reads nothing else.
-_PARAMS, _TRAINING, _META = "params", "training", "meta"
+_META, _METRICS = "meta", "metrics"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,46 +40,55 @@ class Meta:
     config: the resolved config of the run.
     domains: {"name", "num_classes", "num_examples", "fingerprint"} of every
       domain, in the order of their ids.
+    checksums: of every array, by its path; filled in when it is saved.
   """
 
   config: Mapping[str, Any]
   domains: tuple[Mapping[str, Any], ...]
+  checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Checkpointer:
   """Saves and restores the checkpoints of a workdir."""
 
-  def __init__(self, workdir: epath.PathLike, *, keep_latest: int, best: str):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    *,
+    keep_latest: int,
+    best: str,
+    read_only: bool = False,
+  ):
     """Opens the checkpoints of a workdir.
 
     Args:
       workdir: the run's folder.
       keep_latest: newest checkpoints kept.
       best: name of the metric whose highest value is kept as well.
+      read_only: whether all is left as it is. Otherwise what a killed process
+        left half-written is removed.
+
+    Raises:
+      DamagedError: the metrics of a checkpoint are damaged, and the folder is
+        read only; otherwise that checkpoint is put aside.
     """
-    policies = ocp.checkpoint_managers
-
-    def value(metrics):
-      return metrics[best]
-
+    self._workdir = epath.Path(workdir).resolve()
+    self._folder = self._workdir / FOLDER
+    for step, error in damage.find_unreadable_json(self._folder, _METRICS):
+      if read_only:
+        raise error
+      logger.warning("%s", error)
+      damage.put_aside(self._folder / str(step), self._workdir)
     self._manager = ocp.CheckpointManager(
-      epath.Path(workdir).resolve() / FOLDER,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=value,
-        best_mode="max",
-        preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep_latest),
-            policies.BestN(
-              get_metric_fn=value,
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
-      ),
-      item_names=(_PARAMS, _TRAINING, _META),
+      self._folder,
+      options=_options(keep_latest, best, read_only=read_only),
+      item_names=(saved_state.PARAMS, saved_state.TRAINING, _META),
     )
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of all checkpoints, in ascending order."""
+    return sorted(self._manager.all_steps())
 
   @property
   def latest_step(self) -> int | None:
@@ -106,22 +119,34 @@ class Checkpointer:
       mesh: the mesh on which it lies.
       meta: what travels with the weights.
       metrics: results of the step's validation; None if there was none.
+
+    Raises:
+      DiskFullError: there is no space for it, or was none for the last one.
     """
-    saved = _to_saved(state, layout=layout, mesh=mesh)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _PARAMS: ocp.args.StandardSave(saved.pop(_PARAMS)),
-          _TRAINING: ocp.args.StandardSave(saved),
-          _META: ocp.args.JsonSave(
-            {"config": dict(meta.config), "domains": list(meta.domains)}
-          ),
-        }
-      ),
-      metrics=None if metrics is None else dict(metrics),
-      force=True,
+    saved = saved_state.from_state(state, layout=layout, mesh=mesh)
+    told = {
+      "config": dict(meta.config),
+      "domains": list(meta.domains),
+      "checksums": checksums.of_arrays(saved),
+    }
+    self.wait()
+    disk.check_space(
+      self._workdir, sum(x.nbytes for x in jax.tree.leaves(saved))
     )
+    with disk.full_disk_told(self._workdir):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          **{name: ocp.args.StandardSave(part) for name, part in saved.items()},
+          **{
+            _META: ocp.args.JsonSave(
+              {**told, "checksum": checksums.of_json(told)}
+            )
+          },
+        ),
+        metrics=None if metrics is None else dict(metrics),
+        force=True,
+      )
 
   def restore(
     self,
@@ -138,38 +163,62 @@ class Checkpointer:
       abstract: shapes and shardings of the state.
       layout: of its class tables on this mesh.
       mesh: the mesh, which need not be the one that saved.
+
+    Raises:
+      DamagedError: it cannot be read, or is not what was saved.
     """
-    target = _abstract_saved(abstract, layout=layout, mesh=mesh)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _PARAMS: ocp.args.StandardRestore(target.pop(_PARAMS)),
-          _TRAINING: ocp.args.StandardRestore(target),
-        }
-      ),
-    )
-    fields = {_PARAMS: restored[_PARAMS], **restored[_TRAINING]}
-    fields["prototypes"] = jax.jit(
-      lambda x: prototypes.pack(x, layout),
-      out_shardings=prototypes.tables_sharding(mesh),
-    )(fields["prototypes"])
-    return train_state.TrainState(**fields)
+    target = saved_state.abstract(abstract, layout=layout, mesh=mesh)
+    saved = self._restore_arrays(step, target)
+    return saved_state.to_state(saved, layout=layout, mesh=mesh)
 
   def restore_params(self, step: int, abstract: Any) -> Any:
-    """Returns the module's parameters alone."""
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{_PARAMS: ocp.args.StandardRestore(abstract)}),
-    )
-    return restored[_PARAMS]
+    """Returns the module's parameters alone; raises a DamagedError."""
+    target = {saved_state.PARAMS: abstract}
+    return self._restore_arrays(step, target)[saved_state.PARAMS]
+
+  def _restore_arrays(self, step, target):
+    """Returns arrays whose checksums are those of the saved ones."""
+    meta = self.restore_meta(step)
+    with self._named(step):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          **{
+            name: ocp.args.StandardRestore(part)
+            for name, part in target.items()
+          }
+        ),
+      )
+      arrays = {name: restored[name] for name in target}
+      for name, value in checksums.of_arrays(arrays).items():
+        if meta.checksums.get(name) != value:
+          raise ValueError(f"{name} is not what was saved")
+    return arrays
 
   def restore_meta(self, step: int) -> Meta:
-    """Returns what the checkpoint tells of itself."""
-    meta = self._manager.restore(
-      step, args=ocp.args.Composite(**{_META: ocp.args.JsonRestore()})
-    )[_META]
-    return Meta(config=meta["config"], domains=tuple(meta["domains"]))
+    """Returns what the checkpoint tells of itself; raises a DamagedError."""
+    with self._named(step):
+      told = self._manager.restore(
+        step, args=ocp.args.Composite(**{_META: ocp.args.JsonRestore()})
+      )[_META]
+      checksum = told.pop("checksum")
+      if checksums.of_json(told) != checksum:
+        raise ValueError(f"{_META} is not what was saved")
+      return Meta(
+        config=told["config"],
+        domains=tuple(told["domains"]),
+        checksums=told["checksums"],
+      )
+
+  def put_aside(self, step: int) -> None:
+    """Moves a damaged checkpoint to where nothing looks for one."""
+    damage.put_aside(self._folder / str(step), self._workdir)
+    self._manager.reload()
+
+  def _named(self, step: int):
+    """Names the checkpoint where it turns out to be damaged."""
+    others = [s for s in self.steps if s != step]
+    return damage.named(self._folder / str(step), others=others)
 
   def check_step(self, step: int | None, workdir: epath.PathLike) -> int:
     """Returns the step to read: the best one, else the newest, if None.
@@ -177,108 +226,58 @@ class Checkpointer:
     Raises:
       UserError: there is no checkpoint of that step.
     """
-    steps = sorted(self._manager.all_steps())
     if step is None:
-      return self.best_step if self.best_step is not None else steps[-1]
-    if step not in steps:
+      return self.best_step if self.best_step is not None else self.steps[-1]
+    if step not in self.steps:
       raise errors.UserError(
-        f"{workdir} has no checkpoint of step {step}; it has {steps}"
+        f"{workdir} has no checkpoint of step {step}; it has {self.steps}"
       )
     return step
 
   def wait(self) -> None:
-    """Waits until everything saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until everything saved is on disk; raises a DiskFullError."""
+    with disk.full_disk_told(self._workdir):
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and lets the folder go."""
-    self._manager.close()
+    """Waits, and lets the folder go; raises a DiskFullError."""
+    with disk.full_disk_told(self._workdir):
+      self._manager.close()
 
 
-def _fields(state: train_state.TrainState) -> dict[str, Any]:
-  return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+def _options(keep_latest, best, *, read_only):
+  """Returns how Orbax keeps the newest and the best."""
+  policies = ocp.checkpoint_managers
 
+  def value(metrics):
+    return metrics[best]
 
-def _to_saved(state, *, layout, mesh):
-  """Returns the state as a dict, its class tables by domain."""
-  fields = _fields(state)
-  tables = fields["prototypes"]
-  fields["prototypes"] = _unpack(tables, layout=layout, mesh=mesh)
-  return fields
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "mesh"))
-def _unpack(tables, *, layout, mesh):
-  by_domain = prototypes.unpack(tables, layout)
-  return jax.lax.with_sharding_constraint(
-    by_domain, _class_shardings(by_domain, mesh)
+  kept = [
+    policies.LatestN(keep_latest),
+    policies.BestN(
+      get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False
+    ),
+  ]
+  return ocp.CheckpointManagerOptions(
+    best_fn=value,
+    best_mode="max",
+    preservation_policy=policies.AnyPreservationPolicy(kept),
+    cleanup_tmp_directories=not read_only,
+    read_only=read_only,
+    save_interval_steps=0 if read_only else 1,
   )
-
-
-def _abstract_saved(abstract, *, layout, mesh):
-  """Returns shapes and shardings of what `_to_saved` makes."""
-  fields = _fields(abstract)
-  shapes = jax.eval_shape(
-    lambda x: prototypes.unpack(x, layout), fields["prototypes"]
-  )
-  fields["prototypes"] = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    _class_shardings(shapes, mesh),
-  )
-  return fields
-
-
-def _class_shardings(shapes, mesh):
-  """Cuts saved classes along the embedding, which devices mostly divide."""
-
-  def sharding(x):
-    fits = x.shape[-1] % mesh.size == 0
-    return NamedSharding(
-      mesh, P(None, None, partitioning.AXES if fits else None)
-    )
-
-  return jax.tree.map(sharding, shapes)
-
-
-def restore_from(
-  workdir: epath.PathLike,
-  abstract: train_state.TrainState,
-  *,
-  layout: prototypes.Layout,
-  mesh: Mesh,
-  best: str,
-) -> train_state.TrainState:
-  """Returns the newest state of another run.
-
-  Raises:
-    UserError: the folder holds no checkpoint, or one of other domains.
-  """
-  with contextlib.closing(open_existing(workdir, best=best)) as checkpointer:
-    step = checkpointer.latest_step
-    assert step is not None  # or it would not have opened
-    found = [
-      (d["name"], d["num_classes"])
-      for d in checkpointer.restore_meta(step).domains
-    ]
-    wanted = list(zip(layout.names, layout.num_classes, strict=True))
-    if found != wanted:
-      raise errors.UserError(
-        f"config.resume_from={workdir} was trained on (domain, classes) "
-        f"{found}, this run has {wanted}; use the same data and config.domains"
-      )
-    logger.info("starting from step %d of %s", step, workdir)
-    return checkpointer.restore(step, abstract, layout=layout, mesh=mesh)
 
 
 def open_existing(workdir: epath.PathLike, *, best: str) -> Checkpointer:
-  """Opens the checkpoints of a run that must exist.
+  """Opens the checkpoints of a run that must exist, to read them.
 
   Raises:
     UserError: the folder holds no checkpoint.
   """
   if (epath.Path(workdir) / FOLDER).is_dir():
-    checkpointer = Checkpointer(workdir, keep_latest=1, best=best)
+    checkpointer = Checkpointer(
+      workdir, keep_latest=1, best=best, read_only=True
+    )
     if checkpointer.latest_step is not None:
       return checkpointer
     checkpointer.close()

@@ -40,6 +40,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
   try:
     app.run(guarded, flags_parser=_parse_flags)
+  except errors.DiskFullError as error:
+    _fail(_one_line(error), at_once=True)
   except errors.UserError as error:
     _fail(_one_line(error))
   except errors.DivergedError as error:
@@ -62,8 +64,15 @@ def _set_up_logging() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-  """Whether a message is not Orbax's note on saves without a validation."""
-  return "Requested `tracked_metric`" not in record.getMessage()
+  """Whether Orbax says something that nobody else does.
+
+  It notes saves without a validation, and its threads show errors that it
+  raises as well.
+  """
+  if "orbax" not in record.pathname:
+    return True
+  note = "Requested `tracked_metric`" in record.getMessage()
+  return not note and not record.exc_info
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -104,8 +113,20 @@ def _one_line(error: BaseException) -> str:
   return " ".join(str(error).split()) or type(error).__name__
 
 
-def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-  """Ends the process with one last line on stderr."""
+def _fail(
+  message: str, code: int = EXIT_USAGE, *, at_once: bool = False
+) -> NoReturn:
+  """Ends the process with one last line on stderr.
+
+  Args:
+    message: the line.
+    code: of the exit.
+    at_once: whether threads that still write, and would fail loudly, are cut
+      off.
+  """
   sys.stdout.flush()
   sys.stderr.write(f"error: {message}\n")
+  sys.stderr.flush()
+  if at_once:
+    os._exit(code)
   sys.exit(code)

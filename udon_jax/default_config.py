@@ -169,8 +169,9 @@ def _eval():
 
 def _checkpoint():
   c = ml_collections.ConfigDict()
-  # Newest checkpoints kept, besides the best one.
-  c.keep_latest = 1
+  # Newest checkpoints kept, besides the best one; with two, one is left to go
+  # back to should the disk damage the other.
+  c.keep_latest = 2
   return c
 
 

@@ -8,11 +8,24 @@ class UserError(ValueError):
   """
 
 
+class DiskFullError(UserError):
+  """A file of a run cannot be written for lack of space."""
+
+
 class DivergedError(RuntimeError):
   """Training met a loss or gradient that is not finite.
 
   The command lines print the message without a traceback and exit with 3.
+
+  Attributes:
+    step: the first such step.
+    domain: what it trained.
   """
+
+  def __init__(self, message: str, *, step: int, domain: str):
+    """Describes what happened where."""
+    super().__init__(message)
+    self.step, self.domain = step, domain
 
 
 class StoppedError(RuntimeError):

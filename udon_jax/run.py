@@ -132,36 +132,3 @@ def set_up(
     frozen_step=make_step(frozen=True),
     evaluator=build.make_evaluator(config, model, mesh),
   )
-
-
-def restore_or_init(
-  run: Run, checkpointer: checkpointing.Checkpointer
-) -> State:
-  """Returns the state that the run starts from.
-
-  1. The newest checkpoint of the workdir.
-  2. The newest checkpoint of config.resume_from.
-  3. New parameters, with a backbone from config.pretrained.
-  4. New parameters.
-  """
-  if checkpointer.latest_step is not None:
-    logger.info("continuing after step %d", checkpointer.latest_step)
-    return checkpointer.restore(
-      checkpointer.latest_step,
-      run.abstract_state,
-      layout=run.layout,
-      mesh=run.mesh,
-    )
-  if run.config.resume_from is not None:
-    return checkpointing.restore_from(
-      run.config.resume_from,
-      run.abstract_state,
-      layout=run.layout,
-      mesh=run.mesh,
-      best=BEST_METRIC,
-    )
-  state = run.init_state()
-  if run.config.pretrained is not None:
-    params = build.load_pretrained(run.config.pretrained, state.params)
-    state = state.replace(params=params)
-  return state

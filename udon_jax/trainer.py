@@ -12,11 +12,13 @@ import numpy as np
 
 from udon_jax import (
   checkpointing,
+  disk,
   errors,
   evaluator,
   partitioning,
   progress,
   reporting,
+  resuming,
   sampling,
   stopping,
   structs,
@@ -64,48 +66,65 @@ def train(
   """
   workdir = reporting.make_folder(workdir, key="--workdir")
   run = runs.set_up(config, sources)
-  results_file = workdir / reporting.RESULTS_FILE
-  is_main = jax.process_index() == 0
-  with contextlib.ExitStack() as stack:
-    if is_main:
+  with disk.full_disk_told(workdir), contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
       stack.enter_context(workdirs.lock(workdir))
     stop = stack.enter_context(stopping.noted())
     checkpointer = checkpointing.Checkpointer(
       workdir, keep_latest=config.checkpoint.keep_latest, best=runs.BEST_METRIC
     )
     stack.callback(checkpointer.close)
-    _check_same_run(run, workdir, checkpointer)
-    state = runs.restore_or_init(run, checkpointer)
+    state = resuming.restore_or_init(run, checkpointer, workdir=workdir)
     start = int(partitioning.fetch(state.step))
-    if start >= run.num_steps and checkpointer.latest_step is None:
-      raise errors.UserError(
-        f"config.resume_from={config.resume_from} is at step {start} already; "
-        "set config.num_train_steps or config.num_epochs beyond it"
-      )
-    if start >= run.num_steps and results_file.exists():
-      logger.info("the run is done; nothing to do")
-      return _report(reporting.read_json(results_file))
-    writer = reporting.Writer(workdir, is_main=is_main, step=start)
-    stack.callback(writer.close)
+    if start >= run.num_steps:
+      if checkpointer.latest_step is None:
+        raise errors.UserError(
+          f"config.resume_from={config.resume_from} is at step {start} "
+          "already; set config.num_train_steps or config.num_epochs beyond it"
+        )
+      if (workdir / reporting.RESULTS_FILE).exists():
+        logger.info("the run is done; nothing to do")
+        return _report(reporting.read_json(workdir / reporting.RESULTS_FILE))
+    results = _train_and_test(
+      run,
+      state,
+      start=start,
+      workdir=workdir,
+      data=(sources, tasks),
+      checkpointer=checkpointer,
+      stop=stop,
+    )
+  return _report(results)
+
+
+def _train_and_test(
+  run, state, *, start, workdir, data, checkpointer, stop
+) -> dict[str, Any]:
+  """Takes the steps that are left, tests, and writes the results down."""
+  is_main = jax.process_index() == 0
+  results_file = workdir / reporting.RESULTS_FILE
+  sources, tasks = data
+  with contextlib.closing(
+    reporting.Writer(workdir, is_main=is_main, step=start)
+  ) as writer:
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
-    loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
+    try:
+      with stop.waits_for_a_step():
+        loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
+    except errors.DivergedError as error:
+      if is_main:
+        workdirs.note_divergence(
+          workdir, step=error.step, domain=error.domain
+        )
+      raise
     results = loop.test(checkpointer)
   if is_main:
+    workdirs.forget_divergence(workdir)
     reporting.write_json(results_file, results)
-  return _report(results)
-
-
-def _check_same_run(run, workdir, checkpointer):
-  """Raises a UserError if the workdir's checkpoints are another run's."""
-  if checkpointer.latest_step is not None:
-    saved = checkpointer.restore_meta(checkpointer.latest_step)
-    workdirs.check_same_run(workdir, saved=saved.config, given=run.meta.config)
-    workdirs.check_same_data(
-      workdir, saved=saved.domains, given=run.meta.domains
-    )
+  return results
 
 
 def _report(results: dict[str, Any]) -> dict[str, Any]:
@@ -158,13 +177,20 @@ class Loop:
     ]
     clock = progress.Clock(batch_size=config.batch_size)
     plan = None
+    saved = start
     for step in range(start + 1, last + 1):
       place = (step - 1) % config.sampler.update_every
       if plan is None or place == 0:
         state, plan = self._enter_window(state, step)
       domain = plan[place]
-      with clock.waiting():
-        host_batch = next(iters[domain])
+      try:
+        with clock.waiting():
+          host_batch = next(iters[domain])
+      except errors.UserError:
+        if saved < step - 1:
+          logger.info("the data fails; saving step %d", step - 1)
+          self._save(state, step - 1, checkpointer=checkpointer, metrics=None)
+        raise
       state = self._step(state, step, domain=domain, host_batch=host_batch)
       clock.count_step()
       if every(step, config.log_every, last=last):
@@ -177,7 +203,8 @@ class Loop:
       if due or results is not None or stop.requested:
         with clock.paused():
           self._save(state, step, checkpointer=checkpointer, metrics=results)
-      if stop.requested and step < last:
+        saved = step
+      if stop.requested:
         checkpointer.wait()
         raise errors.StoppedError(
           f"stopped and saved at step {step}; run the same command to continue"
@@ -244,11 +271,13 @@ class Loop:
       (state.failed_step, state.failed_domain)
     )
     if failed:
+      name = self._run.layout.names[domain]
       raise errors.DivergedError(
-        f"loss or gradient is not finite at step {failed}, domain "
-        f"{self._run.layout.names[domain]}; the last checkpoint is intact: "
-        "lower config.optimizer.learning_rate or set "
-        "config.optimizer.grad_clip_norm, and run the same command"
+        f"loss or gradient is not finite at step {failed}, domain {name}; the "
+        "last checkpoint is intact: lower config.optimizer.learning_rate or "
+        "set config.optimizer.grad_clip_norm, and run the same command",
+        step=int(failed),
+        domain=name,
       )
 
   def _validate(self, state, step):
@@ -281,10 +310,8 @@ class Loop:
   def test(self, checkpointer: checkpointing.Checkpointer) -> dict[str, Any]:
     """Tests the best checkpoint; returns the contents of results.json."""
     checkpointer.wait()
-    step = checkpointer.best_step
-    assert step is not None  # the last step has been validated
+    step, params = resuming.restore_best(self._run, checkpointer)
     logger.info("testing the best checkpoint, of step %d", step)
-    params = checkpointer.restore_params(step, self._run.abstract_state.params)
     results = self._run.evaluator.run(
       params, self._tasks["test"](), names=evaluator.EMBEDDINGS
     )

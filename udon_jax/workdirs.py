@@ -9,9 +9,10 @@ from typing import Any
 
 from etils import epath
 
-from udon_jax import errors
+from udon_jax import errors, reporting
 
 LOCK_FILE = ".lock"
+DIVERGED_FILE = "diverged.json"
 # Keys that define a run: with another value it would be another run. What is
 # not here may change between two starts: cadences, the mesh, paths, the length
 # of a run whose rates do not depend on it.
@@ -30,6 +31,18 @@ _DEFINING: tuple[str, ...] = (
 )
 _LENGTH = ("num_train_steps", "num_epochs")
 _FREE = ("model.unroll",)
+# What a run that diverged may change, to get past the step where it did.
+_CURES = ("optimizer", "model.dtype")
+# Keys on which the shapes of the parameters depend, and exceptions.
+_SHAPING = ("model", "data.crop_size")
+_SHAPELESS = (
+  "model.dtype",
+  "model.stochastic_depth",
+  "model.position_stddev",
+  "model.unroll",
+  "model.pixel_mean",
+  "model.pixel_std",
+)
 
 
 @contextlib.contextmanager
@@ -65,6 +78,7 @@ def check_same_run(
   *,
   saved: Mapping[str, Any],
   given: Mapping[str, Any],
+  diverged: bool = False,
 ) -> None:
   """Raises a UserError if a config describes another run than the workdir's.
 
@@ -72,27 +86,82 @@ def check_same_run(
     workdir: the folder, for the message.
     saved: the config of its checkpoints, as plain values.
     given: the config of this start, likewise.
+    diverged: whether the run diverged after that checkpoint: rates and
+      precision may then change.
   """
   keys = _DEFINING
   if given["optimizer"]["schedule"] != "constant":
     keys = (*keys, *_LENGTH)
-  old, new = (_flatten(config) for config in (saved, given))
-  differing = sorted(
-    key
-    for key in old.keys() | new.keys()
-    if any(key == k or key.startswith(f"{k}.") for k in keys)
-    and key not in _FREE
-    and old.get(key) != new.get(key)
-  )
+  free = (*_FREE, *(_CURES if diverged else ()))
+  differing = _differing(saved, given, keys=keys, free=free)
   if differing:
-    named = ", ".join(
-      f"config.{key} is {old.get(key)} there and {new.get(key)} here"
-      for key in differing
-    )
     raise errors.UserError(
-      f"--workdir={workdir} holds another run: {named}; use its values or "
+      f"--workdir={workdir} holds another run: {differing}; use its values or "
       "choose another folder"
     )
+
+
+def check_same_model(
+  workdir: epath.PathLike,
+  *,
+  saved: Mapping[str, Any],
+  given: Mapping[str, Any],
+) -> None:
+  """Raises a UserError if a run's parameters have other shapes.
+
+  Args:
+    workdir: the folder of the run that this one starts from.
+    saved: the config of its checkpoints, as plain values.
+    given: the config of this start, likewise.
+  """
+  differing = _differing(saved, given, keys=_SHAPING, free=_SHAPELESS)
+  if differing:
+    raise errors.UserError(
+      f"config.resume_from={workdir} holds another model: {differing}; use its "
+      "values"
+    )
+
+
+def _differing(
+  saved: Mapping[str, Any],
+  given: Mapping[str, Any],
+  *,
+  keys: Sequence[str],
+  free: Sequence[str],
+) -> str:
+  """Names the keys of some groups, but for the free ones, that differ."""
+
+  def within(key, groups):
+    return any(key == g or key.startswith(f"{g}.") for g in groups)
+
+  old, new = (_flatten(config) for config in (saved, given))
+  return ", ".join(
+    f"config.{key} is {old.get(key)} there and {new.get(key)} here"
+    for key in sorted(old.keys() | new.keys())
+    if within(key, keys)
+    and not within(key, free)
+    and old.get(key) != new.get(key)
+  )
+
+
+def note_divergence(
+  workdir: epath.PathLike, *, step: int, domain: str
+) -> None:
+  """Writes down that a run diverged at a step of a domain."""
+  reporting.write_json(
+    epath.Path(workdir) / DIVERGED_FILE, {"step": step, "domain": domain}
+  )
+
+
+def read_divergence(workdir: epath.PathLike) -> int | None:
+  """Returns the step at which the run last diverged, if it did."""
+  path = epath.Path(workdir) / DIVERGED_FILE
+  return reporting.read_json(path)["step"] if path.exists() else None
+
+
+def forget_divergence(workdir: epath.PathLike) -> None:
+  """Forgets it, once the run has come past."""
+  (epath.Path(workdir) / DIVERGED_FILE).unlink(missing_ok=True)
 
 
 def check_same_data(

@@ -1,0 +1,159 @@
+"""Where a run starts: which checkpoint, if any, and what if it is damaged."""
+
+from collections.abc import Callable
+import contextlib
+import logging
+from typing import Any, TypeVar
+
+from etils import epath
+
+from udon_jax import (
+  build,
+  checkpointing,
+  damage,
+  errors,
+  train_state,
+  workdirs,
+)
+from udon_jax import run as runs
+
+logger = logging.getLogger(__name__)
+
+State = train_state.TrainState
+T = TypeVar("T")
+
+
+def restore_or_init(
+  run: runs.Run,
+  checkpointer: checkpointing.Checkpointer,
+  *,
+  workdir: epath.PathLike,
+) -> State:
+  """Returns the state that the run starts from.
+
+  1. The newest checkpoint of the workdir that is whole; damaged ones that are
+     newer are put aside.
+  2. The newest checkpoint of config.resume_from that is whole.
+  3. New parameters, with a backbone from config.pretrained.
+  4. New parameters.
+
+  Args:
+    run: what is trained.
+    checkpointer: of the workdir.
+    workdir: the run's folder.
+
+  Raises:
+    UserError: the checkpoints are another run's, or all of them are damaged.
+  """
+  if checkpointer.steps:
+    return _restore_newest(run, checkpointer, workdir)
+  if run.config.resume_from is not None:
+    return _restore_from(run, run.config.resume_from)
+  state = run.init_state()
+  if run.config.pretrained is not None:
+    params = build.load_pretrained(run.config.pretrained, state.params)
+    state = state.replace(params=params)
+  return state
+
+
+def restore_best(
+  run: runs.Run, checkpointer: checkpointing.Checkpointer
+) -> tuple[int, Any]:
+  """Returns step and parameters of the best checkpoint that is whole.
+
+  Damaged ones that are better are put aside.
+
+  Raises:
+    DamagedError: there is none.
+  """
+  while True:
+    step = checkpointer.best_step
+    assert step is not None  # the last step has been validated
+    try:
+      return step, checkpointer.restore_params(step, run.abstract_state.params)
+    except damage.DamagedError as error:
+      logger.warning("%s", error)
+      if len(checkpointer.steps) == 1:
+        raise
+      checkpointer.put_aside(step)
+
+
+def _restore_newest(run, checkpointer, workdir) -> State:
+  """Restores from the workdir, after checking that it holds this run."""
+  diverged = workdirs.read_divergence(workdir)
+
+  def restore(step):
+    meta = checkpointer.restore_meta(step)
+    workdirs.check_same_run(
+      workdir,
+      saved=meta.config,
+      given=run.meta.config,
+      diverged=diverged is not None and step < diverged,
+    )
+    workdirs.check_same_data(
+      workdir, saved=meta.domains, given=run.meta.domains
+    )
+    return _restore(run, checkpointer, step)
+
+  step, state, damaged = _newest_whole(checkpointer, restore)
+  for other in damaged:
+    checkpointer.put_aside(other)
+  logger.info("continuing after step %d", step)
+  return state
+
+
+def _restore_from(run, workdir) -> State:
+  """Restores the newest state of another run.
+
+  Raises:
+    UserError: the folder holds no checkpoint, or one of other domains or of
+      another model.
+  """
+
+  def restore(step):
+    meta = checkpointer.restore_meta(step)
+    found = [(d["name"], d["num_classes"]) for d in meta.domains]
+    layout = run.layout
+    wanted = list(zip(layout.names, layout.num_classes, strict=True))
+    if found != wanted:
+      raise errors.UserError(
+        f"config.resume_from={workdir} was trained on (domain, classes) "
+        f"{found}, this run has {wanted}; use the same data and config.domains"
+      )
+    workdirs.check_same_model(
+      workdir, saved=meta.config, given=run.meta.config
+    )
+    return _restore(run, checkpointer, step)
+
+  with contextlib.closing(
+    checkpointing.open_existing(workdir, best=runs.BEST_METRIC)
+  ) as checkpointer:
+    step, state, _ = _newest_whole(checkpointer, restore)
+  logger.info("starting from step %d of %s", step, workdir)
+  return state
+
+
+def _restore(run, checkpointer, step):
+  return checkpointer.restore(
+    step, run.abstract_state, layout=run.layout, mesh=run.mesh
+  )
+
+
+def _newest_whole(
+  checkpointer: checkpointing.Checkpointer, restore: Callable[[int], T]
+) -> tuple[int, T, list[int]]:
+  """Returns the newest step that can be restored, and the damaged newer ones.
+
+  Raises:
+    DamagedError: there is none.
+  """
+  damaged: list[int] = []
+  for step in reversed(checkpointer.steps):
+    try:
+      return step, restore(step), damaged
+    except damage.DamagedError as error:
+      if step == checkpointer.steps[0]:
+        raise
+      logger.warning("%s", error)
+      damaged.append(step)
+  raise AssertionError("there is at least one checkpoint")
