@@ -1,4 +1,4 @@
-"""Trains the tiny config: `python -m tests.run_fake WORKDIR SECONDS_A_STEP`."""
+"""Trains the tiny config: `python -m tests.run_fake WORKDIR SECONDS_A_BATCH`."""
 
 import dataclasses
 import sys
@@ -15,9 +15,29 @@ class Slow(fakes.Source):
   pause: float = 0.0
 
   def open(self, position):
-    for batch in super().open(position):
-      time.sleep(self.pause)
-      yield batch
+    return slowly(super().open(position), self.pause)
+
+
+def slowly(batches, pause):
+  for batch in batches:
+    time.sleep(pause)
+    yield batch
+
+
+def slow_split(split, pause):
+  return dataclasses.replace(split, open=lambda: slowly(split.open(), pause))
+
+
+def slow_tasks(make, pause):
+  """Returns a maker of tasks whose images come slowly."""
+  return lambda: [
+    dataclasses.replace(
+      task,
+      query=slow_split(task.query, pause),
+      index=slow_split(task.index, pause),
+    )
+    for task in make()
+  ]
 
 
 def main(workdir, pause):
@@ -28,8 +48,12 @@ def main(workdir, pause):
     checkpoint_every=3,
     eval__embeddings=("student",),
   )
-  sources = [Slow(n, config.batch_size, pause=pause) for n in config.domains]
-  trainer.train(config, workdir, sources=sources, tasks=fakes.tasks(config))
+  trainer.train(
+    config,
+    workdir,
+    sources=[Slow(n, config.batch_size, pause=pause) for n in config.domains],
+    tasks={k: slow_tasks(v, pause) for k, v in fakes.tasks(config).items()},
+  )
 
 
 if __name__ == "__main__":

@@ -68,19 +68,40 @@ def assert_same(workdir, whole):
     assert (workdir / name).read_text() == (whole / name).read_text()
 
 
-def kill_at_random(workdir, *, seed):
-  """Kills a run after a random step, and a random moment more."""
+def wait_for_save(process, workdir):
+  """Waits until a checkpoint is half-written, or the run has ended."""
+  while process.poll() is None:
+    if list(workdir.glob("checkpoints/*-tmp*")):
+      return
+    time.sleep(0.001)
+
+
+def kill(workdir, *, moment, seed):
+  """Kills a run at a kind of moment, and a random time more."""
   rng = random.Random(seed)
   process = start(workdir, pause=0.02)
-  wait_for_step(process, workdir, rng.choice([0, 1, 4, 8, 10, 16, 20, 28]))
-  time.sleep(rng.uniform(0, 0.5))
+  if moment == "start":  # imports, compilation, restoring
+    time.sleep(rng.uniform(0, 10))
+  elif moment == "step":
+    wait_for_step(process, workdir, rng.choice([0, 1, 4, 8, 12, 16, 24, 28]))
+    time.sleep(rng.uniform(0, 0.5))
+  elif moment == "save":
+    for _ in range(rng.randint(1, 4)):
+      wait_for_save(process, workdir)
+      time.sleep(rng.uniform(0, 0.05))
+  elif moment == "evaluation":  # it follows the log line of step 20
+    wait_for_step(process, workdir, 20)
+    time.sleep(rng.uniform(0, 0.2))
   process.kill()
   finish(process)
 
 
-def test_killed_twice(whole, tmp_path):
-  for seed in range(2):
-    kill_at_random(tmp_path, seed=seed)
+MOMENTS = ("step", "save", "evaluation", "start", "save")
+
+
+def test_killed_in_a_step_a_save_and_an_evaluation(whole, tmp_path):
+  for seed, moment in enumerate(("step", "save", "evaluation")):
+    kill(tmp_path, moment=moment, seed=seed)
   code, log = finish(start(tmp_path))
   assert code == 0, log
   assert_same(tmp_path, whole)
@@ -91,15 +112,17 @@ def test_killed_fifty_times(whole, tmp_path):
   for round_ in range(10):
     workdir = tmp_path / str(round_)
     workdir.mkdir()
-    for i in range(5):
-      kill_at_random(workdir, seed=100 + 5 * round_ + i)
+    for i, moment in enumerate(MOMENTS):
+      kill(workdir, moment=moment, seed=100 + 5 * round_ + i)
     code, log = finish(start(workdir))
     assert code == 0, log
     assert_same(workdir, whole)
+    assert not list(workdir.glob("checkpoints/*-tmp*"))
 
 
-def test_sigterm_saves_and_the_run_continues(whole, tmp_path):
-  process = start(tmp_path, pause=0.1)
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_continues(whole, tmp_path, signal_):
+  process = start(tmp_path, pause=0.4)
   wait_for_step(process, tmp_path, 4)
   second = start(tmp_path)
   code, log = finish(second)
@@ -107,7 +130,7 @@ def test_sigterm_saves_and_the_run_continues(whole, tmp_path):
   assert f"process {process.pid}" in log.splitlines()[-1]
 
   assert process.poll() is None
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(signal_)
   code, log = finish(process)
   assert code == cli.EXIT_STOPPED, log
   assert "stopped and saved at step" in log.splitlines()[-1]

@@ -1,0 +1,248 @@
+"""Damaged checkpoints are named, put aside and never used."""
+
+import contextlib
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tests import fakes, training
+from udon_jax import (
+  checkpointing,
+  checksums,
+  damage,
+  errors,
+  resuming,
+  saved_state,
+  trained,
+)
+from udon_jax import run as runs
+
+STEPS = (3, 6, 9)
+
+
+def set_up():
+  with pytest.MonkeyPatch.context() as patch:
+    return training.set_up(fakes.config(), num_devices=1, monkeypatch=patch)
+
+
+def noise(tree, seed):
+  """Returns arrays of the shapes and places of a tree, drawn at random."""
+  rng = np.random.default_rng(seed)
+
+  def draw(x):
+    values = rng.integers(-(2**20), 2**20, x.shape)
+    return jax.device_put(np.asarray(values, x.dtype), x.sharding)
+
+  return jax.tree.map(draw, tree)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A run, the states of its steps, and a folder that holds them all."""
+  run = set_up()
+  states = {step: noise(run.abstract_state, step) for step in STEPS}
+  folder = tmp_path_factory.mktemp("saved")
+  with open_folder(folder) as checkpointer:
+    for step, state in states.items():
+      checkpointer.save(
+        step,
+        state,
+        layout=run.layout,
+        mesh=run.mesh,
+        meta=run.meta,
+        metrics={runs.BEST_METRIC: step / 10},
+      )
+  return run, states, folder
+
+
+def open_folder(folder):
+  return contextlib.closing(
+    checkpointing.Checkpointer(folder, keep_latest=3, best=runs.BEST_METRIC)
+  )
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+  shutil.copytree(saved[2] / "checkpoints", tmp_path / "checkpoints")
+  return tmp_path
+
+
+def restore(run, workdir):
+  with open_folder(workdir) as checkpointer:
+    state = resuming.restore_or_init(run, checkpointer, workdir=workdir)
+    return state, checkpointer.steps
+
+
+def assert_is(state, expected):
+  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((state, expected)))
+
+
+def files(checkpoint):
+  """Returns the files of a checkpoint that hold values, the largest first."""
+  found = [p for p in checkpoint.rglob("*") if p.is_file() and p.stat().st_size]
+  return sorted(found, key=lambda p: (-p.stat().st_size, str(p)))
+
+
+def flip(path, place, bit=0):
+  data = bytearray(path.read_bytes())
+  data[place] ^= 1 << bit
+  path.write_bytes(data)
+
+
+def array_file(checkpoint, part="params"):
+  return next(p for p in files(checkpoint / part) if p.parent.name == "d")
+
+
+DAMAGES = {
+  "flipped bit in arrays": lambda c: flip(array_file(c), 200),
+  "flipped bit in moments": lambda c: flip(array_file(c, "training"), 200),
+  "arrays cut off": lambda c: array_file(c).write_bytes(b""),
+  "arrays missing": lambda c: array_file(c).unlink(),
+  "manifest missing": lambda c: (c / "params" / "manifest.ocdbt").unlink(),
+  "part missing": lambda c: shutil.rmtree(c / "training"),
+  "meta is no JSON": lambda c: (c / "meta" / "metadata").write_text("{"),
+  "meta changed": lambda c: (c / "meta" / "metadata").write_text(
+    (c / "meta" / "metadata").read_text().replace('"seed": 0', '"seed": 1')
+  ),
+  "metrics are no JSON": lambda c: (c / "metrics" / "metrics").write_text("{"),
+  "all files empty": lambda c: [p.write_bytes(b"") for p in files(c)],
+  "empty folder": lambda c: (shutil.rmtree(c), c.mkdir()),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_the_one_before_a_damaged_one_is_used(saved, copy, kind, caplog):
+  run, states, _ = saved
+  DAMAGES[kind](copy / "checkpoints" / "9")
+  with caplog.at_level(logging.WARNING, logger="udon_jax"):
+    state, steps = restore(run, copy)
+  assert_is(state, states[6])
+  assert steps == [3, 6]
+  assert f"{copy / 'checkpoints' / '9'} is damaged" in caplog.text
+  assert (copy / damage.FOLDER / "9").is_dir()  # nothing is destroyed
+
+
+def test_any_flipped_bit_is_noticed_or_without_effect(saved, copy):
+  """Whatever a disk does to any file, no other values come back."""
+  run, states, folder = saved
+  rng = np.random.default_rng(0)
+  original = folder / "checkpoints" / "9"
+  names = [p.relative_to(original) for p in files(original)]
+  noticed = 0
+  for _ in range(12):
+    victim = copy / "checkpoints" / "9"
+    shutil.rmtree(victim, ignore_errors=True)
+    shutil.copytree(original, victim)
+    path = victim / names[rng.integers(len(names))]
+    flip(path, rng.integers(path.stat().st_size), int(rng.integers(8)))
+    state, steps = restore(run, copy)
+    assert_is(state, states[steps[-1]])
+    noticed += steps[-1] == 6
+  assert noticed
+
+
+def test_two_damaged_ones_are_passed(saved, copy):
+  run, states, _ = saved
+  for step in ("6", "9"):
+    DAMAGES["arrays missing"](copy / "checkpoints" / step)
+  state, steps = restore(run, copy)
+  assert_is(state, states[3])
+  assert steps == [3]
+
+
+def test_where_all_are_damaged_nothing_is_started_or_moved(saved, copy):
+  run, _, _ = saved
+  for step in STEPS:
+    DAMAGES["arrays missing"](copy / "checkpoints" / str(step))
+  with pytest.raises(errors.UserError, match=r"checkpoints/3 is damaged"):
+    restore(run, copy)
+  assert {p.name for p in (copy / "checkpoints").iterdir()} >= {"3", "6", "9"}
+
+
+def test_a_half_written_one_is_no_checkpoint(saved, copy):
+  run, states, _ = saved
+  torn = copy / "checkpoints" / "12.orbax-checkpoint-tmp"
+  shutil.copytree(copy / "checkpoints" / "9", torn)
+  state, steps = restore(run, copy)
+  assert steps == [*STEPS]
+  assert_is(state, states[9])
+  assert not torn.exists()  # what a killed process left takes no space
+
+
+def test_the_best_but_for_damaged_ones_is_tested(saved, copy):
+  run, states, _ = saved
+  DAMAGES["flipped bit in arrays"](copy / "checkpoints" / "9")
+  with open_folder(copy) as checkpointer:
+    assert checkpointer.best_step == 9
+    step, params = resuming.restore_best(run, checkpointer)
+    assert step == checkpointer.best_step == 6
+  assert_is(params, states[6].params)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_readers_name_a_damaged_one_and_leave_it(saved, copy, kind):
+  """Evaluation and extraction must not silently use another."""
+  DAMAGES[kind](copy / "checkpoints" / "9")
+  tree = sorted(copy.rglob("*"))
+  if kind in ("part missing", "flipped bit in moments"):  # which they skip
+    assert trained.load(copy, step=9).step == 9
+  else:
+    with pytest.raises(damage.DamagedError, match=r"/9 is damaged.*\[3, 6\]"):
+      trained.load(copy, step=9)
+  assert sorted(copy.rglob("*")) == tree
+
+
+def test_a_reader_leaves_a_save_in_progress_alone(copy):
+  torn = copy / "checkpoints" / "12.orbax-checkpoint-tmp"
+  torn.mkdir()
+  assert trained.load(copy).step == 9
+  assert torn.exists()
+
+
+# Checksums.
+
+
+def test_checksums_do_not_depend_on_the_mesh(saved):
+  run, states, _ = saved
+  wide = training.set_up(fakes.changed(mesh__data=2, mesh__fsdp=4))
+  on_wide = jax.device_put(
+    jax.device_get(
+      saved_state.from_state(states[3], layout=run.layout, mesh=run.mesh)
+    ),
+    jax.tree.map(
+      lambda x: x.sharding,
+      saved_state.abstract(
+        wide.abstract_state, layout=wide.layout, mesh=wide.mesh
+      ),
+    ),
+  )
+  one = saved_state.from_state(states[3], layout=run.layout, mesh=run.mesh)
+  assert checksums.of_arrays(on_wide) == checksums.of_arrays(one)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bool"])
+def test_a_checksum_tells_values_and_places(dtype):
+  rng = np.random.default_rng(1)
+  x = rng.integers(0, 2, (3, 5, 4)).astype(dtype)
+  (before,) = checksums.of_arrays({"a": x}).values()
+  for _ in range(10):
+    place = tuple(rng.integers(0, n) for n in x.shape)
+    changed = x.copy()
+    changed[place] = 1 - changed[place]
+    assert checksums.of_arrays({"a": changed})["a"] != before
+  swapped = x.copy()
+  swapped[[0, 1]] = swapped[[1, 0]]
+  assert checksums.of_arrays({"a": swapped})["a"] != before
+  assert checksums.of_arrays({"a": x, "b": np.float32(1)})["a"] == before
+
+
+def test_a_json_checksum_outlives_a_file():
+  value = {"b": [1, 2.5, None], "a": {"x": "ä"}}
+  stored = json.loads(json.dumps(value))
+  assert checksums.of_json(stored) == checksums.of_json(value)
+  stored["a"]["x"] = "a"
+  assert checksums.of_json(stored) != checksums.of_json(value)
