@@ -1,4 +1,4 @@
-"""Trains the tiny config: `python -m tests.run_fake WORKDIR SECONDS_A_BATCH`."""
+"""Trains the tiny config: `python -m tests.run_fake WORKDIR SECONDS`."""
 
 import dataclasses
 import sys

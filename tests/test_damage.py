@@ -78,7 +78,9 @@ def restore(run, workdir):
 
 
 def assert_is(state, expected):
-  jax.tree.map(np.testing.assert_array_equal, *jax.device_get((state, expected)))
+  jax.tree.map(
+    np.testing.assert_array_equal, *jax.device_get((state, expected))
+  )
 
 
 def files(checkpoint):

@@ -1,57 +1,15 @@
 """Real processes, killed and asked to stop: the run ends as if nothing was."""
 
-import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.interruption import assert_same, finish, start, wait_for_step
 from udon_jax import cli
 
-ROOT = pathlib.Path(__file__).parents[1]
 LAST_STEP = 30
-# One device: what runs on eight of two cores takes long to start.
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-
-def start(workdir, *, pause=0.0):
-  return subprocess.Popen(
-    [sys.executable, "-m", "tests.run_fake", str(workdir), str(pause)],
-    cwd=ROOT,
-    env=ENVIRONMENT,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process):
-  _, log = process.communicate(timeout=300)
-  return process.returncode, log
-
-
-def lines(workdir):
-  """Returns the lines of metrics.jsonl without what the clock tells."""
-  path = workdir / "metrics.jsonl"
-  if not path.exists():
-    return []
-  found = [json.loads(line) for line in path.read_text().splitlines()]
-  return [line for line in found if "speed/step_time" not in line]
-
-
-def wait_for_step(process, workdir, step):
-  """Waits until a run has logged a step, or has ended."""
-  path = workdir / "metrics.jsonl"
-  while process.poll() is None:
-    text = path.read_text() if path.exists() else ""
-    complete = [json.loads(x) for x in text.splitlines(True) if x[-1:] == "\n"]
-    if complete and complete[-1]["step"] >= step:
-      return
-    time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +18,6 @@ def whole(tmp_path_factory):
   code, log = finish(start(workdir))
   assert code == 0, log
   return workdir
-
-
-def assert_same(workdir, whole):
-  assert lines(workdir) == lines(whole)
-  for name in ("results.json", "config.json"):
-    assert (workdir / name).read_text() == (whole / name).read_text()
 
 
 def wait_for_save(process, workdir):

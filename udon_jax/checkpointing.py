@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 _META, _METRICS = "meta", "metrics"
+# Orbax gives a save up when it takes long by the clock on the wall, which may
+# jump.
+_PATIENCE_SECONDS = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +265,7 @@ def _options(keep_latest, best, *, read_only):
     best_fn=value,
     best_mode="max",
     preservation_policy=policies.AnyPreservationPolicy(kept),
+    async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_SECONDS),
     cleanup_tmp_directories=not read_only,
     read_only=read_only,
     save_interval_steps=0 if read_only else 1,

@@ -67,4 +67,3 @@ def _words(x: Array) -> UInt32[Array, "..."]:
   if width < 4:
     return lax.bitcast_convert_type(x, f"uint{8 * width}").astype(jnp.uint32)
   return lax.bitcast_convert_type(x, jnp.uint32)
-

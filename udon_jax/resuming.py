@@ -120,9 +120,7 @@ def _restore_from(run, workdir) -> State:
         f"config.resume_from={workdir} was trained on (domain, classes) "
         f"{found}, this run has {wanted}; use the same data and config.domains"
       )
-    workdirs.check_same_model(
-      workdir, saved=meta.config, given=run.meta.config
-    )
+    workdirs.check_same_model(workdir, saved=meta.config, given=run.meta.config)
     return _restore(run, checkpointer, step)
 
   with contextlib.closing(

@@ -29,9 +29,7 @@ def from_state(
     mesh: the mesh.
   """
   fields = _fields(state)
-  fields["prototypes"] = _unpack(
-    fields["prototypes"], layout=layout, mesh=mesh
-  )
+  fields["prototypes"] = _unpack(fields["prototypes"], layout=layout, mesh=mesh)
   return _in_parts(fields)
 
 

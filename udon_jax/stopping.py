@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C."""
+"""SIGTERM, which schedulers send before they take a machine, and Ctrl-C."""
 
 from collections.abc import Iterator
 import contextlib

@@ -116,9 +116,7 @@ def _train_and_test(
         loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
     except errors.DivergedError as error:
       if is_main:
-        workdirs.note_divergence(
-          workdir, step=error.step, domain=error.domain
-        )
+        workdirs.note_divergence(workdir, step=error.step, domain=error.domain)
       raise
     results = loop.test(checkpointer)
   if is_main:

@@ -144,9 +144,7 @@ def _differing(
   )
 
 
-def note_divergence(
-  workdir: epath.PathLike, *, step: int, domain: str
-) -> None:
+def note_divergence(workdir: epath.PathLike, *, step: int, domain: str) -> None:
   """Writes down that a run diverged at a step of a domain."""
   reporting.write_json(
     epath.Path(workdir) / DIVERGED_FILE, {"step": step, "domain": domain}

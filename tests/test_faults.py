@@ -1,0 +1,296 @@
+"""What goes wrong during a run costs nothing that was learned."""
+
+from collections.abc import Callable
+import dataclasses
+import errno
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from tests import fakes, interruption, training
+from udon_jax import (
+  build,
+  checkpointing,
+  cli,
+  disk,
+  errors,
+  reporting,
+  trainer,
+  workdirs,
+)
+from udon_jax import run as runs
+
+
+def config(**changes):
+  return fakes.changed(
+    **{
+      "log_every": 3,
+      "eval_every": 6,
+      "checkpoint_every": 4,
+      "eval__embeddings": ("student",),
+      **changes,
+    }
+  )
+
+
+def on_one_device(c):
+  with pytest.MonkeyPatch.context() as patch:
+    return training.set_up(c, num_devices=1, monkeypatch=patch)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  return on_one_device(config())
+
+
+def train(compiled, workdir, *, sources=None, tasks=None):
+  c = compiled.config
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(runs, "set_up", lambda *_: compiled)
+    return trainer.train(
+      c,
+      workdir,
+      sources=sources or fakes.sources(c),
+      tasks=tasks or fakes.tasks(c),
+    )
+
+
+def lines(workdir):
+  return [
+    line
+    for line in reporting.read_metrics(workdir)
+    if not any(key.startswith("speed/") for key in line)
+  ]
+
+
+def steps(workdir):
+  checkpointer = checkpointing.open_existing(workdir, best=runs.BEST_METRIC)
+  found = checkpointer.steps
+  checkpointer.close()
+  return found
+
+
+@pytest.fixture(scope="module")
+def whole(compiled, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, train(compiled, workdir)
+
+
+# Data.
+
+
+@dataclasses.dataclass(frozen=True)
+class Vanishing(fakes.Source):
+  """A source whose files are gone after some batches of the whole run."""
+
+  taken: list = dataclasses.field(default_factory=list)
+  last: int = 0
+
+  def open(self, position):
+    for batch in super().open(position):
+      if len(self.taken) == self.last:
+        raise errors.UserError(f"{self.name}.tfrecord cannot be read any more")
+      self.taken.append(self.name)
+      yield batch
+
+
+@pytest.mark.parametrize("last", [0, 1, 7, 8])
+def test_where_data_vanishes_the_steps_before_are_saved(
+  compiled, whole, tmp_path, last
+):
+  taken = []
+  sources = [
+    Vanishing(name, compiled.config.batch_size, taken=taken, last=last)
+    for name in compiled.config.domains
+  ]
+  with pytest.raises(errors.UserError, match=r"tfrecord cannot be read any"):
+    train(compiled, tmp_path, sources=sources)
+  if last:
+    assert steps(tmp_path)[-1] == last
+  assert train(compiled, tmp_path) == whole[1]
+  assert lines(tmp_path) == lines(whole[0])
+
+
+def test_where_data_vanishes_in_a_validation_it_is_done_again(
+  compiled, whole, tmp_path
+):
+  """Its step is not saved: the run would go on without its results."""
+
+  def gone():
+    raise errors.UserError("val.tfrecord cannot be read any more")
+
+  tasks = {**fakes.tasks(compiled.config), "val": gone}
+  with pytest.raises(errors.UserError, match=r"val.tfrecord"):
+    train(compiled, tmp_path, tasks=tasks)
+  assert steps(tmp_path) == [4]
+  assert train(compiled, tmp_path) == whole[1]
+  assert lines(tmp_path) == lines(whole[0])
+
+
+# The clock.
+
+
+@dataclasses.dataclass(frozen=True)
+class Jumping(fakes.Source):
+  """A source at whose batches the clock on the wall jumps by days."""
+
+  jump: Callable[[], None] = lambda: None
+
+  def open(self, position):
+    for batch in super().open(position):
+      self.jump()
+      yield batch
+
+
+def test_a_clock_that_jumps_changes_nothing(compiled, whole, tmp_path):
+  rng, real, offset = random.Random(0), time.time, [0.0]
+
+  def jump():
+    time.sleep(0.3)  # a save is over: within one, Orbax would give up
+    offset[0] = rng.uniform(-1e6, 1e6)
+
+  c = compiled.config
+  sources = [Jumping(n, c.batch_size, jump=jump) for n in c.domains]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(time, "time", lambda: real() + offset[0])
+    assert train(compiled, tmp_path, sources=sources) == whole[1]
+  assert lines(tmp_path) == lines(whole[0])
+  key = "speed/step_time"
+  times = [x[key] for x in reporting.read_metrics(tmp_path) if key in x]
+  assert times
+  assert all(0 < seconds < 1e3 for seconds in times)
+
+
+# Divergence.
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(tmp_path):
+  wild = {"optimizer__learning_rate": 1e30, "num_train_steps": 12}
+  wild = config(**wild, checkpoint_every=1, log_every=6)
+  with pytest.raises(errors.DivergedError) as caught:
+    train(on_one_device(wild), tmp_path)
+  assert caught.value.step > 1
+  assert steps(tmp_path)[-1] == caught.value.step - 1
+  other = config(seed=1)
+  with pytest.raises(errors.UserError, match=r"config.seed is 0 there"):
+    train(on_one_device(other), tmp_path)
+  tame = on_one_device(config(optimizer__learning_rate=1e-4))
+  with pytest.raises(errors.DivergedError):  # the weights are beyond help
+    train(tame, tmp_path)
+  shutil.rmtree(tmp_path / "checkpoints")
+  assert train(tame, tmp_path)
+  assert not (tmp_path / workdirs.DIVERGED_FILE).exists()
+  with pytest.raises(errors.UserError, match=r"learning_rate is 0.0001 there"):
+    train(on_one_device(config()), tmp_path)
+
+
+def test_only_rates_and_precision_change_after_divergence():
+  saved = build.to_json(config())
+  for key, free in {
+    "optimizer__learning_rate": True,
+    "optimizer__grad_clip_norm": True,
+    "model__dtype": True,
+    "loss__scale": False,
+    "batch_size": False,
+  }.items():
+    value = {"model__dtype": "bfloat16", "batch_size": 8}.get(key, 0.5)
+    given = build.to_json(config(**{key: value}))
+    with pytest.raises(errors.UserError, match=key.replace("__", ".")):
+      workdirs.check_same_run("w", saved=saved, given=given)
+    if free:
+      workdirs.check_same_run("w", saved=saved, given=given, diverged=True)
+    else:
+      with pytest.raises(errors.UserError, match=key.replace("__", ".")):
+        workdirs.check_same_run("w", saved=saved, given=given, diverged=True)
+
+
+# A full disk.
+
+
+def test_a_disk_too_small_is_told_before_a_save(compiled, whole, tmp_path):
+  real = shutil.disk_usage
+  saves = []
+
+  def usage(path):
+    saves.append(path)
+    free = 1000 if len(saves) > 1 else real(path).free
+    return real(path)._replace(free=free)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(errors.DiskFullError, match=r"is full: .*0.0 MB are"):
+      train(compiled, tmp_path)
+  assert steps(tmp_path) == [4]
+  assert train(compiled, tmp_path) == whole[1]
+  assert lines(tmp_path) == lines(whole[0])
+
+
+@pytest.mark.parametrize(
+  "error, full",
+  [
+    (OSError(errno.ENOSPC, "No space left on device"), True),
+    (OSError(errno.EDQUOT, "x"), True),
+    (ValueError("RESOURCE_EXHAUSTED: ... No space left on device [28]"), True),
+    (OSError(errno.ENOENT, "No such file"), False),
+    (ValueError("shape"), False),
+  ],
+)
+def test_a_full_disk_is_known_by_any_library_s_error(error, full):
+  expected = errors.DiskFullError if full else type(error)
+  with pytest.raises(expected), disk.full_disk_told("w"):
+    raise error
+  with (
+    pytest.raises(errors.DiskFullError if full else KeyError),
+    disk.full_disk_told("w"),
+  ):
+    raise KeyError("late") from error
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 4 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("file systems cannot be mounted here")
+  yield folder
+  subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder):
+  """Fills a disk to the last byte."""
+  with pathlib.Path(folder / "filler").open("wb", buffering=0) as file:
+    size = 2**16
+    while size:
+      try:
+        file.write(os.urandom(size))
+      except OSError:
+        size //= 2
+
+
+def test_a_real_full_disk_ends_a_run_in_one_line(small_disk, tmp_path):
+  workdir = small_disk / "run"
+  process = interruption.start(workdir, pause=0.1)
+  interruption.wait_for_step(process, workdir, 8)
+  fill(small_disk)
+  code, log = interruption.finish(process)
+  assert code == cli.EXIT_USAGE, log
+  assert "Traceback" not in log
+  last = log.splitlines()[-1]
+  assert last.startswith(f"error: the disk of {workdir} is full")
+  assert "free some space" in last
+  before = steps(workdir)
+  assert before
+  (small_disk / "filler").unlink()
+  code, log = interruption.finish(interruption.start(workdir))
+  assert code == 0, log
+  assert f"continuing after step {before[-1]}" in log
+  code, log = interruption.finish(interruption.start(tmp_path / "whole"))
+  assert code == 0, log
+  interruption.assert_same(workdir, tmp_path / "whole")
