@@ -16,7 +16,6 @@ from udon_jax import (
   damage,
   errors,
   resuming,
-  saved_state,
   trained,
 )
 from udon_jax import run as runs
@@ -208,43 +207,35 @@ def test_a_reader_leaves_a_save_in_progress_alone(copy):
 # Checksums.
 
 
-def test_checksums_do_not_depend_on_the_mesh(saved):
-  run, states, _ = saved
-  wide = training.set_up(fakes.changed(mesh__data=2, mesh__fsdp=4))
-  on_wide = jax.device_put(
-    jax.device_get(
-      saved_state.from_state(states[3], layout=run.layout, mesh=run.mesh)
-    ),
-    jax.tree.map(
-      lambda x: x.sharding,
-      saved_state.abstract(
-        wide.abstract_state, layout=wide.layout, mesh=wide.mesh
-      ),
-    ),
-  )
-  one = saved_state.from_state(states[3], layout=run.layout, mesh=run.mesh)
-  assert checksums.of_arrays(on_wide) == checksums.of_arrays(one)
+def test_checksums_tell_every_change_of_a_file(tmp_path):
+  (tmp_path / "sub").mkdir()
+  contents = {"a": b"x" * 1000, "sub/b": bytes(range(256)), "empty": b""}
+  for name, data in contents.items():
+    (tmp_path / name).write_bytes(data)
+  checksums.verify(tmp_path)  # there are none yet
+  checksums.write(tmp_path)
+  checksums.verify(tmp_path)
+  (tmp_path / "more").write_bytes(b"is no matter")
+  checksums.verify(tmp_path)
+  flip(tmp_path / "sub" / "b", 77, bit=3)
+  with pytest.raises(ValueError, match="sub/b is not what was saved"):
+    checksums.verify(tmp_path)
+  flip(tmp_path / "sub" / "b", 77, bit=3)
+  checksums.verify(tmp_path)
+  (tmp_path / "empty").unlink()
+  with pytest.raises(ValueError, match="empty is missing"):
+    checksums.verify(tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bool"])
-def test_a_checksum_tells_values_and_places(dtype):
-  rng = np.random.default_rng(1)
-  x = rng.integers(0, 2, (3, 5, 4)).astype(dtype)
-  (before,) = checksums.of_arrays({"a": x}).values()
-  for _ in range(10):
-    place = tuple(rng.integers(0, n) for n in x.shape)
-    changed = x.copy()
-    changed[place] = 1 - changed[place]
-    assert checksums.of_arrays({"a": changed})["a"] != before
-  swapped = x.copy()
-  swapped[[0, 1]] = swapped[[1, 0]]
-  assert checksums.of_arrays({"a": swapped})["a"] != before
-  assert checksums.of_arrays({"a": x, "b": np.float32(1)})["a"] == before
-
-
-def test_a_json_checksum_outlives_a_file():
-  value = {"b": [1, 2.5, None], "a": {"x": "ä"}}
-  stored = json.loads(json.dumps(value))
-  assert checksums.of_json(stored) == checksums.of_json(value)
-  stored["a"]["x"] = "a"
-  assert checksums.of_json(stored) != checksums.of_json(value)
+def test_every_file_of_every_part_has_a_checksum(saved):
+  checkpoint = saved[2] / "checkpoints" / "9"
+  parts = {p.name for p in checkpoint.iterdir() if p.is_dir()}
+  assert parts == {"params", "training", "meta", "metrics"}
+  for part in parts:
+    known = json.loads((checkpoint / part / checksums.FILE_NAME).read_text())
+    there = {
+      str(p.relative_to(checkpoint / part))
+      for p in (checkpoint / part).rglob("*")
+      if p.is_file()
+    }
+    assert there - {checksums.FILE_NAME, "commit_success.txt"} == set(known)

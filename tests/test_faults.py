@@ -3,20 +3,16 @@
 from collections.abc import Callable
 import dataclasses
 import errno
-import os
-import pathlib
 import random
 import shutil
-import subprocess
 import time
 
 import pytest
 
-from tests import fakes, interruption, training
+from tests import fakes, training
 from udon_jax import (
   build,
   checkpointing,
-  cli,
   disk,
   errors,
   reporting,
@@ -249,48 +245,3 @@ def test_a_full_disk_is_known_by_any_library_s_error(error, full):
     disk.full_disk_told("w"),
   ):
     raise KeyError("late") from error
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of 4 MB."""
-  folder = tmp_path / "disk"
-  folder.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
-  if subprocess.run(mount, capture_output=True, check=False).returncode:
-    pytest.skip("file systems cannot be mounted here")
-  yield folder
-  subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder):
-  """Fills a disk to the last byte."""
-  with pathlib.Path(folder / "filler").open("wb", buffering=0) as file:
-    size = 2**16
-    while size:
-      try:
-        file.write(os.urandom(size))
-      except OSError:
-        size //= 2
-
-
-def test_a_real_full_disk_ends_a_run_in_one_line(small_disk, tmp_path):
-  workdir = small_disk / "run"
-  process = interruption.start(workdir, pause=0.1)
-  interruption.wait_for_step(process, workdir, 8)
-  fill(small_disk)
-  code, log = interruption.finish(process)
-  assert code == cli.EXIT_USAGE, log
-  assert "Traceback" not in log
-  last = log.splitlines()[-1]
-  assert last.startswith(f"error: the disk of {workdir} is full")
-  assert "free some space" in last
-  before = steps(workdir)
-  assert before
-  (small_disk / "filler").unlink()
-  code, log = interruption.finish(interruption.start(workdir))
-  assert code == 0, log
-  assert f"continuing after step {before[-1]}" in log
-  code, log = interruption.finish(interruption.start(tmp_path / "whole"))
-  assert code == 0, log
-  interruption.assert_same(workdir, tmp_path / "whole")

@@ -1,12 +1,14 @@
 """Checkpoints: what is kept, how it is proved whole, and how it comes back.
 
 Config and domain table travel with the weights: a checkpoint folder is all that
-evaluation and export need. Checksums travel as well, so that a checkpoint that
-a disk has damaged is named and not used. What a state looks like when it is
-saved is told in `saved_state`.
+evaluation and export need. Checksums of its files travel as well, so that a
+checkpoint that a disk has damaged is named and not used. What a state looks
+like when it is saved is told in `saved_state`.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import logging
 from typing import Any
@@ -43,12 +45,10 @@ class Meta:
     config: the resolved config of the run.
     domains: {"name", "num_classes", "num_examples", "fingerprint"} of every
       domain, in the order of their ids.
-    checksums: of every array, by its path; filled in when it is saved.
   """
 
   config: Mapping[str, Any]
   domains: tuple[Mapping[str, Any], ...]
-  checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Checkpointer:
@@ -84,7 +84,12 @@ class Checkpointer:
       damage.put_aside(self._folder / str(step), self._workdir)
     self._manager = ocp.CheckpointManager(
       self._folder,
-      options=_options(keep_latest, best, read_only=read_only),
+      options=_options(
+        keep_latest,
+        best,
+        read_only=read_only,
+        local="://" not in str(self._folder),
+      ),
       item_names=(saved_state.PARAMS, saved_state.TRAINING, _META),
     )
 
@@ -127,11 +132,6 @@ class Checkpointer:
       DiskFullError: there is no space for it, or was none for the last one.
     """
     saved = saved_state.from_state(state, layout=layout, mesh=mesh)
-    told = {
-      "config": dict(meta.config),
-      "domains": list(meta.domains),
-      "checksums": checksums.of_arrays(saved),
-    }
     self.wait()
     disk.check_space(
       self._workdir, sum(x.nbytes for x in jax.tree.leaves(saved))
@@ -143,7 +143,7 @@ class Checkpointer:
           **{name: ocp.args.StandardSave(part) for name, part in saved.items()},
           **{
             _META: ocp.args.JsonSave(
-              {**told, "checksum": checksums.of_json(told)}
+              {"config": dict(meta.config), "domains": list(meta.domains)}
             )
           },
         ),
@@ -180,9 +180,8 @@ class Checkpointer:
     return self._restore_arrays(step, target)[saved_state.PARAMS]
 
   def _restore_arrays(self, step, target):
-    """Returns arrays whose checksums are those of the saved ones."""
-    meta = self.restore_meta(step)
-    with self._named(step):
+    """Returns some parts of a checkpoint."""
+    with self._verified(step, *target):
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -192,36 +191,30 @@ class Checkpointer:
           }
         ),
       )
-      arrays = {name: restored[name] for name in target}
-      for name, value in checksums.of_arrays(arrays).items():
-        if meta.checksums.get(name) != value:
-          raise ValueError(f"{name} is not what was saved")
-    return arrays
+      return {name: restored[name] for name in target}
 
   def restore_meta(self, step: int) -> Meta:
     """Returns what the checkpoint tells of itself; raises a DamagedError."""
-    with self._named(step):
+    with self._verified(step, _META):
       told = self._manager.restore(
         step, args=ocp.args.Composite(**{_META: ocp.args.JsonRestore()})
       )[_META]
-      checksum = told.pop("checksum")
-      if checksums.of_json(told) != checksum:
-        raise ValueError(f"{_META} is not what was saved")
-      return Meta(
-        config=told["config"],
-        domains=tuple(told["domains"]),
-        checksums=told["checksums"],
-      )
+      return Meta(config=told["config"], domains=tuple(told["domains"]))
 
   def put_aside(self, step: int) -> None:
     """Moves a damaged checkpoint to where nothing looks for one."""
     damage.put_aside(self._folder / str(step), self._workdir)
     self._manager.reload()
 
-  def _named(self, step: int):
-    """Names the checkpoint where it turns out to be damaged."""
+  @contextlib.contextmanager
+  def _verified(self, step: int, *parts: str) -> Iterator[None]:
+    """Raises a DamagedError where the parts to be read are not as written."""
+    folder = self._folder / str(step)
     others = [s for s in self.steps if s != step]
-    return damage.named(self._folder / str(step), others=others)
+    with damage.named(folder, others=others):
+      for part in parts:
+        checksums.verify(folder / part)
+      yield
 
   def check_step(self, step: int | None, workdir: epath.PathLike) -> int:
     """Returns the step to read: the best one, else the newest, if None.
@@ -248,7 +241,17 @@ class Checkpointer:
       self._manager.close()
 
 
-def _options(keep_latest, best, *, read_only):
+class _Checksummed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A part of a checkpoint, whose files get checksums before it is done."""
+
+  async def finalize(self) -> None:
+    """Renames the part in the background, after writing the checksums."""
+    if self.get_final().parent.name != FOLDER:  # it is a part, not the whole
+      await asyncio.to_thread(checksums.write, self.get())
+    await super().finalize()
+
+
+def _options(keep_latest, best, *, read_only, local):
   """Returns how Orbax keeps the newest and the best."""
   policies = ocp.checkpoint_managers
 
@@ -268,6 +271,7 @@ def _options(keep_latest, best, *, read_only):
     async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE_SECONDS),
     cleanup_tmp_directories=not read_only,
     read_only=read_only,
+    temporary_path_class=_Checksummed if local else None,
     save_interval_steps=0 if read_only else 1,
   )
 
