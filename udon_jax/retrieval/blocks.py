@@ -108,6 +108,8 @@ def _search_block(queries, blocks, *, k, exclude, **options):
 
 def _merge(best, more):
   """Returns the k best of both; the first ones have lower ids and win ties."""
-  scores, ids = (np.concatenate(pair, 1) for pair in zip(best, more))
+  scores, ids = (
+    np.concatenate(pair, 1) for pair in zip(best, more, strict=True)
+  )
   order = np.argsort(-scores, axis=1, kind="stable")[:, : best[0].shape[1]]
   return tuple(np.take_along_axis(x, order, axis=1) for x in (scores, ids))
