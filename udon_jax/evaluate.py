@@ -5,8 +5,7 @@ its domains are described in the checkpoint. `--descriptors=FILE
 --info_files=DIR` scores vectors of any model, without TensorFlow.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import logging
 import pathlib
 import signal
@@ -94,13 +93,14 @@ def main(_: Sequence[str]) -> None:
 
 def _test_workdir() -> tuple[dict[str, Any], epath.Path]:
   """Returns the results of a run, and where to write them."""
-  if _WORKDIR.value is None:
+  workdir = _WORKDIR.value
+  if workdir is None:
     raise errors.UserError(
       "--workdir is missing; give the folder of a run, or vectors by "
       "--descriptors=FILE --info_files=DIR"
     )
   results = evaluate_workdir(
-    _WORKDIR.value,
+    workdir,
     step=_STEP.value,
     data_dir=_DATA.value,
     info_files=_INFO_FILES.value,
@@ -108,7 +108,7 @@ def _test_workdir() -> tuple[dict[str, Any], epath.Path]:
     per_query_dir=_PER_QUERY.value,
   )
   output = epath.Path(
-    _OUTPUT.value or epath.Path(_WORKDIR.value) / reporting.RESULTS_FILE
+    _OUTPUT.value or epath.Path(workdir) / reporting.RESULTS_FILE
   )
   reporting.make_folder(output.parent, key="--output")
   return results, output
@@ -116,7 +116,7 @@ def _test_workdir() -> tuple[dict[str, Any], epath.Path]:
 
 def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
   """Returns the results of descriptors, and where to write them."""
-  path = pathlib.Path(_DESCRIPTORS.value).expanduser().absolute()
+  path = pathlib.Path(str(_DESCRIPTORS.value)).expanduser().absolute()
   if not path.exists():
     raise errors.UserError(
       f"--descriptors={_DESCRIPTORS.value} does not exist on this machine; "
@@ -129,14 +129,16 @@ def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
     )
   if _DOMAINS.value == []:
     raise errors.UserError("--domains is empty; name some, or leave it out")
+  info_files = layout.find_info_files(_INFO_FILES.value)
   name = path.name if path.is_dir() else path.stem
   output = epath.Path(_OUTPUT.value or path.parent / f"{name}.results.json")
   if output.is_dir() or output == epath.Path(path):
     raise errors.UserError(f"--output={output} is taken; name a file to write")
   reporting.make_folder(output.parent, key="--output")
+  signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
   results = evaluate_descriptors(
     path,
-    info_files=_INFO_FILES.value,
+    info_files=info_files,
     splits=_SPLITS.value,
     domain_names=_DOMAINS.value,
     normalize=_NORMALIZE.value,
@@ -145,6 +147,10 @@ def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
     per_query_dir=_PER_QUERY.value,
   )
   return results, output
+
+
+def _stop(*_) -> None:
+  raise errors.StoppedError("stopped by SIGTERM; no results were written")
 
 
 def evaluate_workdir(
@@ -191,7 +197,7 @@ def evaluate_workdir(
 def evaluate_descriptors(
   path: pathlib.Path,
   *,
-  info_files: epath.PathLike,
+  info_files: epath.Path,
   splits: Sequence[str],
   domain_names: Sequence[str] | None,
   normalize: bool,
@@ -213,14 +219,16 @@ def evaluate_descriptors(
   """
   if per_query_dir is not None:
     reporting.make_folder(per_query_dir, key="--per_query")
-  with _temporary_folder(temporary) as folder:
+  with tempfile.TemporaryDirectory(
+    prefix=".descriptors.", dir=temporary
+  ) as folder:
     found = descriptors.read(
       path,
-      info_files=layout.find_info_files(info_files),
+      info_files=info_files,
       splits=splits,
       domains=domain_names,
       normalize=normalize,
-      folder=folder,
+      folder=pathlib.Path(folder),
     )
     if found.odd:
       logger.warning(
@@ -248,23 +256,6 @@ def evaluate_descriptors(
   if per_query_dir is not None:
     _write_per_query(by_split, per_query_dir)
   return evaluator.nest(by_split)
-
-
-@contextlib.contextmanager
-def _temporary_folder(parent: pathlib.Path | None) -> Iterator[pathlib.Path]:
-  """Makes a folder that is gone afterwards, also after SIGTERM."""
-
-  def stop(*_):
-    raise errors.StoppedError("stopped by SIGTERM; nothing was written")
-
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    with tempfile.TemporaryDirectory(
-      prefix=".descriptors.", dir=parent
-    ) as folder:
-      yield pathlib.Path(folder)
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def _write_per_query(
