@@ -5,9 +5,12 @@ import json
 import os
 import pathlib
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 import zipfile
 
 from etils import epath
@@ -16,6 +19,7 @@ import pytest
 
 from tests import command_lines
 from tests.oracles import retrieval as oracle
+import udon_jax
 from udon_jax import domains, errors
 from udon_jax.data import descriptors, vectors
 from udon_jax.retrieval import protocol
@@ -304,7 +308,7 @@ JSON_MISTAKES = {
   ),
   "nan": (
     set_row("inshop", "test", 6, [0.5, float("nan"), 0, 0, 0]),
-    ("inshop/test row 6", "finite"),
+    ("inshop/test row 6", "NaN nor Infinity"),
   ),
   "huge": (
     set_row("inshop", "test", 6, [1e300, 0, 0, 0, 0]),
@@ -371,7 +375,7 @@ INFO = "--info_files=FOLDER/info_files"
 FILE_MISTAKES = {
   "truncated": ("cut off", "cars/test row"),
   "no object": ("holds something else", "expected JSON"),
-  "garbage behind": ("trailing garbage",),
+  "garbage behind": ("trailing garbage", "delete what follows"),
   "split twice": ("cars/test stands there twice",),
   "nothing": ("is empty", "expected JSON"),
   "evil.pkl": ("is a pickle", "refused", "save the vectors as .npz"),
@@ -403,7 +407,7 @@ FLAG_MISTAKES = {
   ),
   "info files of others": (
     (GOOD, "--info_files=FOLDER/empty_folder"),
-    ("cars/test.json is missing",),
+    ("empty_folder/cars/test.json is missing; every split",),
   ),
   "no such file": (
     ("--descriptors=FOLDER/nowhere.json", INFO),
@@ -415,7 +419,7 @@ FLAG_MISTAKES = {
   ),
   "domain not there": (
     (GOOD, INFO, "--domains=cars,met"),
-    ("met/index is missing",),
+    ("--domains=met is not in", "which has cars, inshop"),
   ),
   "output is the input": (
     (GOOD, INFO, "--output=FOLDER/rows_json/rows.json"),
@@ -527,6 +531,7 @@ def test_a_mistake_ends_in_one_line_that_names_the_place(answers, case):
   assert last.startswith("error: ")
   for words in MISTAKES[case]:
     assert words in last
+  assert "valid JSON" not in last
   assert code == 2
 
 
@@ -707,3 +712,40 @@ def test_sigterm_leaves_nothing_behind(alone):
   assert text.splitlines()[-1].startswith("error: stopped by SIGTERM")
   assert not list(folder.glob(".descriptors.*"))
   assert not list(folder.glob("*results.json"))
+
+
+def test_the_lines_of_the_readme(tmp_path, monkeypatch):
+  """Vectors of a model that knows the classes score everything."""
+  text = (command_lines.ROOT / "README.md").read_text()
+  (code,) = [
+    block
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    if "savez" in block
+  ]
+  command = re.search(
+    r"^python -m (.*--descriptors=runs/rows.npz \\\n.*)$", text, re.M
+  )[1]
+  classes = {}
+  for domain in ("cars", "rp2k"):
+    entries = [
+      {"path": f"{domain}/{i}.jpg", "class_id": i % 3} for i in range(9)
+    ]
+    for entry in entries:
+      classes[f"data/mini_uned/images/{entry['path']}"] = entry["class_id"]
+    file = tmp_path / "data" / "mini_uned" / "info_files" / domain / "test.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(entries))
+  (tmp_path / "runs").mkdir()
+  model = mock.Mock()
+  model.embed = lambda paths: np.eye(3)[[classes[path] for path in paths]]
+  monkeypatch.setattr(udon_jax, "load", {"runs/quickstart": model}.get)
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})
+  subprocess.run(
+    [sys.executable, "-m", *shlex.split(command.replace("\\\n", ""))],
+    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(command_lines.ROOT)},
+    check=True,
+  )
+  found = json.loads((tmp_path / "runs" / "rows.json").read_text())
+  separate = found["descriptors"]["separate"]["test"]
+  assert separate["cars"] == separate["rp2k"] == dict.fromkeys(METRICS, 1.0)

@@ -142,6 +142,12 @@ class _Wanted:
         f"{self._path} holds no domain; expected {{domain: {{split: ...}}}} "
         f"with domains of {', '.join(domain_table.UNED_NAMES)}"
       )
+    absent = [name for name in self.domains if name not in self._seen]
+    if absent:
+      raise errors.UserError(
+        f"--domains={absent[0]} is not in {self._path}, which has "
+        f"{', '.join(sorted(self._seen))}"
+      )
     for name in found or (descriptor_files.NAMELESS,):
       rows = found.get(name, {})
       for domain in self.domains:

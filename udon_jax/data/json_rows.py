@@ -18,6 +18,12 @@ from udon_jax import errors
 _BUFFER_BYTES = 2**20
 _STARTS = ("start_map", "start_array")
 _ENDS = ("end_map", "end_array")
+# By a word in what the parser says; the last one fits all.
+_CURES = {
+  "EOF": "the file was cut off; write it again",
+  "trailing": "delete what follows the end of the object",
+  "": "correct the text there; JSON has neither NaN nor Infinity",
+}
 _NAMES = {"start_map": "an object", "start_array": "a list", "null": "null"}
 
 
@@ -135,15 +141,12 @@ class Reader:
       text = error.args[0] if error.args else ""
       text = text.decode(errors="replace") if isinstance(text, bytes) else text
       reason = text.strip().split("\n")[0].rstrip(".")
-      cure = (
-        "the file was cut off; write it again"
-        if "EOF" in reason
-        else "JSON has finite numbers only; correct it"
-      )
+      cure = next(cure for word, cure in _CURES.items() if word in reason)
       raise errors.UserError(f"{self._where()}: {reason}; {cure}") from None
 
   def _where(self) -> str:
-    return f"{self._path}: {'/'.join(self._keys_above)}{self._detail}"
+    place = "/".join(self._keys_above) + self._detail
+    return f"{self._path}: {place}" if place else f"{self._path}"
 
   def _unexpected(
     self, event: str, value: Any, wanted: str
