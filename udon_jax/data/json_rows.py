@@ -15,7 +15,7 @@ import ijson
 
 from udon_jax import errors
 
-_BUFFER_BYTES = 2**20
+_BUFFER_BYTES = 2**16
 _STARTS = ("start_map", "start_array")
 _ENDS = ("end_map", "end_array")
 # By a word in what the parser says; the last one fits all.

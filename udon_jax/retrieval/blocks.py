@@ -16,10 +16,9 @@ import numpy as np
 from udon_jax import structs
 from udon_jax.retrieval import knn
 
-# Of the queries, and of the index, in memory at a time; a search on the CPU
-# holds about four times as much. An index of a million rows of 256 dimensions
-# is one block.
-BLOCK_BYTES = 2**30
+# Of the queries, and of the index, in memory at a time; searching a block takes
+# room for three more. Two million rows of 64 dimensions are one block.
+BLOCK_BYTES = 2**29
 
 
 def search(
@@ -76,14 +75,27 @@ def cut(
     block_bytes: of a block of float32 rows; at least one row comes.
   """
   size = max(block_bytes // (4 * max(parts[0].shape[1], 1)), 1)
-  starts = np.cumsum([0, *map(len, parts)]).tolist()
-  for start in range(0, starts[-1], size):
-    pieces = [
-      part[max(start - first, 0) : start + size - first]
-      for part, first in zip(parts, starts[:-1], strict=True)
-      if first < start + size and start < first + len(part)
-    ]
-    yield pieces.pop() if len(pieces) == 1 else np.concatenate(pieces)
+  total = sum(map(len, parts))
+  for start in range(0, total, size):
+    yield _read(parts, start, min(start + size, total))
+
+
+def _read(parts, start, stop) -> Float[np.ndarray, "n d"]:
+  """Returns rows of all parts together, those of one part as they come."""
+  found = []
+  first = 0
+  for part in parts:
+    low, high = max(start - first, 0), min(stop - first, len(part))
+    if low < high:
+      found.append((first + low - start, part, slice(low, high)))
+    first += len(part)
+  if len(found) == 1:
+    (_, part, rows), *_ = found
+    return part[rows]
+  block = np.empty((stop - start, parts[0].shape[1]), np.float32)
+  for place, part, rows in found:
+    block[place : place + rows.stop - rows.start] = part[rows]
+  return block
 
 
 def _search_block(queries, blocks, *, k, exclude, **options):
@@ -103,6 +115,7 @@ def _search_block(queries, blocks, *, k, exclude, **options):
     more_ids = np.where(more_ids < 0, -1, more_ids + start)
     scores, ids = _merge((scores, ids), (more_scores, more_ids.astype("i4")))
     start += len(block)
+    del block  # before the next one is read
   return scores, ids
 
 
