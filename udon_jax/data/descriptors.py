@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import functools
+import logging
 import pathlib
 
 from etils import epath
@@ -11,8 +12,9 @@ from udon_jax import domains as domain_table
 from udon_jax import errors, structs
 from udon_jax.data import descriptor_files, info, layout, vectors
 
+_LOGGER = logging.getLogger("udon_jax.evaluate")
+
 _Key = tuple[str, str]  # (domain, split)
-_LoadSplit = Callable[[str, str], structs.ImageSplit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +70,13 @@ def read(
       where += "" if name == descriptor_files.NAMELESS else f"/{name}"
       if (domain, split) in rows:
         raise errors.UserError(f"{where} stands there twice; keep one of them")
-      rows[domain, split] = load(
-        vectors.Expected(
-          where,
-          num_rows=len(load_split(domain, split).labels),
-          info_file=layout.info_file(info_files, domain, split),
-        )
+      expected = vectors.Expected(
+        where,
+        num_rows=len(load_split(domain, split).labels),
+        info_file=layout.info_file(info_files, domain, split),
       )
+      rows[domain, split] = read_rows = load(expected)
+      _LOGGER.info("%s: %d vectors of %d dimensions", where, *read_rows.shape)
   except OSError as error:
     raise errors.UserError(
       f"{error.filename or path}: {error.strerror or error}; {path} must be "
