@@ -1,6 +1,6 @@
 """Descriptors of any form, and the retrieval tasks that they are for."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 import logging
