@@ -310,13 +310,13 @@ def test_all_forms_give_the_results_of_the_loop(answers, folder):
     assert code == 0, text
     assert "separate" in text
     assert "lengths are not 1" not in text
-  files = {
+  written = {
     "json": "rows_json/rows.results.json",
     "pkl": "rows_pkl/rows.results.json",
     "npz": "new/npz.json",
     "npy": "rows_npy.results.json",
   }
-  found = {k: json.loads((folder / v).read_text()) for k, v in files.items()}
+  found = {k: json.loads((folder / v).read_text()) for k, v in written.items()}
   assert found["json"].keys() == {"descriptors"}
   assert found["pkl"].keys() == files.NAMES.keys()
   assert found["npz"] == found["json"]
