@@ -45,6 +45,20 @@ class EvalBatch:
   mask: Bool[np.ndarray, "b"]
 
 
+class Rows(Protocol):
+  """Vectors that are read a slice at a time: an array, or files seen as one."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Number of rows, and their dimension."""
+
+  def __len__(self) -> int:
+    """Number of rows."""
+
+  def __getitem__(self, rows: slice, /) -> Float[np.ndarray, "n d"]:
+    """Some of the rows, in memory."""
+
+
 class TrainSource(Protocol):
   """The training images of one domain."""
 

@@ -102,8 +102,9 @@ def _read_bytes(file: epath.Path) -> bytes:
 
 def _load(file: epath.Path) -> list[Any]:
   """Returns the entries of an info file, unchecked."""
+  text = _read_bytes(file)
   try:
-    entries = json.loads(_read_bytes(file))
+    entries = json.loads(text)
   except ValueError as error:  # neither UTF-8 nor JSON
     raise errors.UserError(
       f"{file} is not valid JSON ({error}); write it again, it may have been"

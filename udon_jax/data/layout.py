@@ -33,7 +33,7 @@ class Layout:
 
   def info_file(self, domain: str, split: str) -> epath.Path:
     """Returns the info file of a split."""
-    return self.info_files / domain / f"{split}.json"
+    return info_file(self.info_files, domain, split)
 
   def records(self, domain: str, split: str) -> epath.Path:
     """Returns the folder that holds the records of a split."""
@@ -77,9 +77,24 @@ def find(
     root = root.parent
   if info_files is None:
     return Layout(root, root / "info_files")
-  if not epath.Path(info_files).is_dir():
+  return Layout(root, find_info_files(info_files))
+
+
+def find_info_files(folder: epath.PathLike) -> epath.Path:
+  """Returns the folder of the info files.
+
+  Raises:
+    UserError: there is no such folder.
+  """
+  path = epath.Path(folder).expanduser()
+  if not path.is_dir():
     raise errors.UserError(
-      f"--info_files={info_files} is no folder; give the one that holds"
+      f"--info_files={folder} is no folder; give the one that holds"
       " <domain>/<split>.json"
     )
-  return Layout(root, epath.Path(info_files))
+  return path
+
+
+def info_file(info_files: epath.Path, domain: str, split: str) -> epath.Path:
+  """Returns the info file of a split, in the folder of all."""
+  return info_files / domain / f"{split}.json"

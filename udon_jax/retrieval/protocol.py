@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from udon_jax import errors, structs
-from udon_jax.retrieval import knn, records
+from udon_jax.retrieval import blocks, records
 from udon_jax.retrieval import metrics as metrics_lib
 
 SEPARATE = "separate"
@@ -28,12 +28,13 @@ _Key = tuple[str, str]  # (domain, split)
 
 def evaluate(
   tasks: Sequence[structs.RetrievalTask],
-  embeddings: Mapping[_Key, Float[np.ndarray, "n d"]],
+  embeddings: Mapping[_Key, structs.Rows],
   *,
   metrics: Sequence[str],
   mesh: sharding.Mesh | None = None,
   query_chunk_size: int | None = None,
   index_chunk_size: int | None = None,
+  block_bytes: int = blocks.BLOCK_BYTES,
   per_query: bool = False,
 ) -> dict[str, Any]:
   """Returns the metrics of every domain under both protocols.
@@ -51,6 +52,7 @@ def evaluate(
     mesh: devices over which indexes are split; None for one device.
     query_chunk_size: queries searched at once; None for the platform's.
     index_chunk_size: index rows scored at once; None for the platform's.
+    block_bytes: of embeddings, of queries and of indexes, in memory at a time.
     per_query: whether to return what every query found.
 
   Returns:
@@ -64,7 +66,7 @@ def evaluate(
       embeddings are missing, not finite or do not fit their split.
   """
   parsed = metrics_lib.parse(metrics)
-  _check(tasks, embeddings)
+  _check(tasks, embeddings, block_bytes)
   labels = _unique_labels(tasks)
   results: dict[str, Any] = {}
   found: dict[str, list[records.QueryRecords]] = {}
@@ -83,6 +85,7 @@ def evaluate(
         mesh=mesh,
         query_chunk_size=query_chunk_size,
         index_chunk_size=index_chunk_size,
+        block_bytes=block_bytes,
       )
     ]
     results[kind] = _means(found[kind])
@@ -91,7 +94,7 @@ def evaluate(
   return results
 
 
-def _check(tasks, embeddings):
+def _check(tasks, embeddings, block_bytes):
   """Raises UserError unless the embeddings fit the tasks."""
   if not tasks:
     raise errors.UserError("config.domains: no domain to evaluate")
@@ -99,19 +102,23 @@ def _check(tasks, embeddings):
   if len(set(names)) < len(names):
     raise errors.UserError(f"config.domains: a domain comes twice in {names}")
   dims = {}
-  for split in (s for task in tasks for s in (task.query, task.index)):
+  splits = [split for task in tasks for split in (task.query, task.index)]
+  for split in {(s.domain, s.name): s for s in splits}.values():
     where = f"{split.domain}/{split.name}"
     if not len(split.labels):
       raise errors.UserError(f"{where} has no images; check its info file")
     rows = embeddings.get((split.domain, split.name))
     if rows is None:
       raise errors.UserError(f"{where} has no embeddings")
-    if rows.ndim != 2 or len(rows) != len(split.labels):
+    if len(rows.shape) != 2 or len(rows) != len(split.labels):
       raise errors.UserError(
         f"{where}: embeddings of shape {rows.shape} for {len(split.labels)} "
         "images; there must be one row an image, in info-file order"
       )
-    if not np.isfinite(rows.sum(dtype=np.float64)):
+    if not all(
+      np.isfinite(block.sum(dtype=np.float64))
+      for block in blocks.cut([rows], block_bytes=block_bytes)
+    ):
       raise errors.UserError(f"{where}: embeddings hold NaN or infinite values")
     dims[where] = rows.shape[1]
   if len(set(dims.values())) > 1:
@@ -171,15 +178,12 @@ def _search_group(
     )
     for task in tasks
   ]
-  index = np.concatenate([embeddings[key] for key in keys])
   neighbours: dict[str, tuple] = {}
   for k in sorted({each.k for each in queries}):  # one search a depth
     alike = [each for each in queries if each.k == k]
-    scores, ids = knn.search(
-      np.concatenate(
-        [embeddings[each.task.domain, each.task.query.name] for each in alike]
-      ),
-      index,
+    scores, ids = blocks.search(
+      [embeddings[each.task.domain, each.task.query.name] for each in alike],
+      [embeddings[key] for key in keys],
       k=k,
       exclude=np.concatenate([each.exclude for each in alike]),
       **options,
