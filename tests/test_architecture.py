@@ -21,6 +21,8 @@ PACKAGE = "udon_jax"
 LEVELS = (
   {"errors", "structs", "domains", "default_config"},
   {
+    "chips",
+    "flops",
     "partitioning",
     "losses",
     "prototypes",
@@ -36,6 +38,10 @@ LEVELS = (
     "evaluator",
     "checkpointing",
     "reporting",
+    "writers",
+    "wandb_sink",
+    "overview",
+    "profiling",
     "progress",
     "build",
     "stopping",

@@ -8,13 +8,13 @@ from etils import epath
 import pytest
 from tensorboard.backend.event_processing import event_file_loader
 
-from udon_jax import errors, progress, reporting
+from udon_jax import errors, progress, reporting, writers
 
 MEANS = {"loss": 2.5, "grad_norm": 0.125}
 
 
 def open_writer(folder, *, step=0, is_main=True):
-  return reporting.Writer(folder, is_main=is_main, step=step)
+  return writers.Writer(folder, is_main=is_main, step=step)
 
 
 def write_steps(folder, steps, *, start=0):
@@ -190,12 +190,12 @@ class Time:
 
 def test_clock_counts_steps_and_waiting_but_no_pauses(monkeypatch):
   time = Time(monkeypatch)
-  clock = progress.Clock(batch_size=32)
+  clock = progress.Clock(batch_size=32, num_devices=4, peak_flops=None)
   for _ in range(4):
     with clock.waiting():
       time.pass_by(0.5)
     time.pass_by(1.5)
-    clock.count_step()
+    clock.count_step(flops=0)
   with clock.paused():
     time.pass_by(1000.0)
   speed = clock.read_and_reset()
@@ -207,13 +207,13 @@ def test_clock_counts_steps_and_waiting_but_no_pauses(monkeypatch):
 
 def test_clock_starts_anew_after_a_reading(monkeypatch):
   time = Time(monkeypatch)
-  clock = progress.Clock(batch_size=10)
+  clock = progress.Clock(batch_size=10, num_devices=4, peak_flops=None)
   with clock.waiting():
     time.pass_by(7.0)
-  clock.count_step()
+  clock.count_step(flops=0)
   clock.read_and_reset()
   time.pass_by(3.0)
-  clock.count_step()
+  clock.count_step(flops=0)
   speed = clock.read_and_reset()
   assert speed["speed/step_time"] == pytest.approx(3.0)
   assert speed["speed/data_wait"] == 0.0

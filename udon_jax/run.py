@@ -6,11 +6,13 @@ state that the run starts from.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import logging
 from typing import TypeAlias
 
-from clu import parameter_overview
+from etils import epath
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
@@ -18,12 +20,17 @@ from udon_jax import (
   build,
   checkpointing,
   evaluator,
+  optim,
+  overview,
   partitioning,
+  profiling,
   prototypes,
   sampling,
   structs,
   train_state,
   train_step,
+  wandb_sink,
+  writers,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,7 +56,13 @@ class Run:
   init_state: Callable[[], State]
   train_step: StepFn
   frozen_step: StepFn
+  optimizer: optim.AdamW
+  count_work: Callable[[], overview.Work]
   evaluator: evaluator.Evaluator
+
+  def is_frozen(self, step: int) -> bool:
+    """Whether a step leaves the backbone as it is."""
+    return step <= self.frozen_steps
 
 
 def set_up(
@@ -61,6 +74,7 @@ def set_up(
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   num_steps, frozen_steps = build.num_steps(config, num_examples)
+  profiling.check(config.profile_steps, num_steps=num_steps)
   model = build.model(config, len(sources))
   optimizer = build.optimizer(config, num_steps)
   layout = prototypes.make_layout(
@@ -86,23 +100,32 @@ def set_up(
 
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
-  logger.info(
-    "parameters: %s of the module, %s of class prototypes",
-    *(
-      f"{parameter_overview.count_parameters(tree):,}"
-      for tree in (shapes.params, prototypes.params(shapes.prototypes))
-    ),
-  )
+  logger.info("%s", overview.format_totals(shapes))
+  prototype_step = prototypes.make_step(layout, mesh, build.hyper(config))
 
-  def make_step(*, frozen: bool) -> StepFn:
-    step = train_step.make_train_step(
+  def make_step(frozen: bool, **changes: int) -> StepFn:
+    return train_step.make_train_step(
       model,
       optimizer,
-      prototype_step=prototypes.make_step(layout, mesh, build.hyper(config)),
-      config=build.step_config(config, optimizer),
+      prototype_step=prototype_step,
+      config=dataclasses.replace(
+        build.step_config(config, optimizer), **changes
+      ),
       frozen=frozen,
     )
+
+  def compiled(step: StepFn) -> StepFn:
     return jax.jit(step, donate_argnums=0, out_shardings=places)
+
+  def count_work() -> overview.Work:
+    return overview.count_work(
+      model=model,
+      make_step=functools.partial(make_step, grad_accum_steps=1),
+      prototype_step=prototype_step,
+      state=shapes,
+      batch_size=config.batch_size,
+      image_size=config.data.crop_size,
+    )
 
   return Run(
     config=config,
@@ -128,10 +151,52 @@ def set_up(
       places,
     ),
     init_state=jax.jit(init, out_shardings=places),
-    train_step=make_step(frozen=False),
-    frozen_step=make_step(frozen=True),
+    train_step=compiled(make_step(False)),
+    frozen_step=compiled(make_step(True)),
+    optimizer=optimizer,
+    count_work=count_work,
     evaluator=build.make_evaluator(config, model, mesh),
   )
+
+
+def learning_rates(
+  run: Run, steps: Sequence[int]
+) -> dict[int, dict[str, float]]:
+  """Returns what is written of the rates that steps use, by step."""
+  at = jnp.asarray(steps, jnp.int32)
+  rates = partitioning.fetch(
+    {
+      name: jnp.broadcast_to(jax.vmap(group.schedule)(at), at.shape)
+      for name, group in run.optimizer.groups.items()
+    }
+  )
+  lines = {
+    step: {f"learning_rate/{name}": float(rates[name][i]) for name in rates}
+    for i, step in enumerate(steps)
+  }
+  for step in steps:
+    if run.is_frozen(step):
+      lines[step][f"learning_rate/{train_step.BACKBONE}"] = 0.0
+  return lines
+
+
+def open_writer(
+  run: Run, workdir: epath.PathLike, *, is_main: bool, step: int
+) -> writers.Writer:
+  """Opens everything that the config wants metrics written to."""
+  others: list[writers.OpenSink] = []
+  config = run.config.wandb
+  if config.project is not None:
+    others.append(
+      lambda folder, _: wandb_sink.WandbSink(
+        folder,
+        project=config.project,
+        name=config.name,
+        mode=config.mode,
+        config=run.meta.config,
+      )
+    )
+  return writers.Writer(workdir, is_main=is_main, step=step, others=others)
 
 
 def restore_or_init(

@@ -12,9 +12,12 @@ import numpy as np
 
 from udon_jax import (
   checkpointing,
+  chips,
   errors,
   evaluator,
+  overview,
   partitioning,
+  profiling,
   progress,
   reporting,
   sampling,
@@ -22,6 +25,7 @@ from udon_jax import (
   structs,
   train_state,
   workdirs,
+  writers,
 )
 from udon_jax import run as runs
 from udon_jax.retrieval import table
@@ -32,6 +36,7 @@ Tasks = Callable[[], Sequence[structs.RetrievalTask]]
 State = train_state.TrainState
 
 CONFIG_FILE = "config.json"
+PARAMETERS_FILE = "parameters.txt"
 
 
 def every(step: int, n: int, *, last: int) -> bool:
@@ -85,16 +90,28 @@ def train(
     if start >= run.num_steps and results_file.exists():
       logger.info("the run is done; nothing to do")
       return _report(reporting.read_json(results_file))
-    writer = reporting.Writer(workdir, is_main=is_main, step=start)
-    stack.callback(writer.close)
+    writer = runs.open_writer(run, workdir, is_main=is_main, step=start)
+    stack.push(lambda kind, *_: writer.close(failed=kind is not None))
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
+      reporting.write_atomically(
+        workdir / PARAMETERS_FILE,
+        overview.format_parameters(run.abstract_state) + "\n",
+      )
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
-    loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
+    profile = profiling.Window(workdir, steps=config.profile_steps)
+    stack.callback(profile.close)
+    loop.train(
+      state,
+      start=start,
+      checkpointer=checkpointer,
+      stop=stop,
+      profile=profile,
+    )
     results = loop.test(checkpointer)
-  if is_main:
-    reporting.write_json(results_file, results)
+    if is_main:
+      reporting.write_json(results_file, results)
   return _report(results)
 
 
@@ -123,7 +140,7 @@ class Loop:
     *,
     sources: Sequence[structs.TrainSource],
     tasks: Mapping[str, Tasks],
-    writer: reporting.Writer,
+    writer: writers.Writer,
   ):
     self._run = run
     self._config = run.config
@@ -146,6 +163,7 @@ class Loop:
     start: int,
     checkpointer: checkpointing.Checkpointer,
     stop: stopping.StopRequest,
+    profile: profiling.Window,
   ) -> None:
     """Takes the steps after `start`, and logs, validates and saves."""
     config, last = self._config, self._run.num_steps
@@ -156,17 +174,29 @@ class Loop:
       source.open(int(position))
       for source, position in zip(self._sources, positions, strict=True)
     ]
-    clock = progress.Clock(batch_size=config.batch_size)
+    work = self._run.count_work()
+    logger.info("%s", overview.format_work(work))
+    self._rates = runs.learning_rates(
+      self._run,
+      [s for s in range(1, last + 1) if every(s, config.log_every, last=last)],
+    )
+    clock = progress.Clock(
+      batch_size=config.batch_size,
+      num_devices=self._run.mesh.size,
+      peak_flops=chips.peak_flops(self._run.mesh.devices.flat[0].device_kind),
+    )
     plan = None
     for step in range(start + 1, last + 1):
       place = (step - 1) % config.sampler.update_every
       if plan is None or place == 0:
         state, plan = self._enter_window(state, step)
       domain = plan[place]
+      profile.before(step, state, paused=clock.paused)
       with clock.waiting():
         host_batch = next(iters[domain])
       state = self._step(state, step, domain=domain, host_batch=host_batch)
-      clock.count_step()
+      profile.after(step, state, paused=clock.paused)
+      clock.count_step(flops=work.of_step(frozen=self._run.is_frozen(step)))
       if every(step, config.log_every, last=last):
         state = self._log(state, step, domain=domain, clock=clock)
       results = None
@@ -209,7 +239,7 @@ class Loop:
 
   def _step(self, state, step, *, domain, host_batch):
     """Takes one step; nothing comes back to the host."""
-    frozen = step <= self._run.frozen_steps
+    frozen = self._run.is_frozen(step)
     step_fn = self._run.frozen_step if frozen else self._run.train_step
     with jax.transfer_guard("disallow"):
       images, labels = partitioning.put_batch(
@@ -227,6 +257,7 @@ class Loop:
       count = int(meters.counts[i])
       means = {k: float(v[i] / count) for k, v in meters.sums.items()}
       self._writer.write_training(step, names[i], steps=count, means=means)
+    self._writer.write_scalars(step, self._rates[step])
     speed = clock.read_and_reset()
     self._writer.write_scalars(step, speed)
     loss = meters.sums["loss"].sum() / max(meters.counts.sum(), 1)
