@@ -71,14 +71,18 @@ def _count_equation(eqn) -> Count:
   if name == "cond":
     return max(counts, key=lambda c: c.flops)
   total = sum(counts, Count())
+  if name == "while" and total.flops:
+    return total + Count(open_loops=1)
+  return total.times(_num_calls(name, params))
+
+
+def _num_calls(name, params) -> int:
+  """Returns how often an equation runs what it calls."""
   if name == "scan":
-    return total.times(params["length"])
-  if name == "while":
-    return total + Count(open_loops=1 if total.flops else 0)
-  if name == "shard_map":
-    axes = params["manual_axes"]
-    return total.times(math.prod(params["mesh"].shape[a] for a in axes))
-  return total
+    return params["length"]
+  if name == "shard_map":  # every device does its part
+    return math.prod(params["mesh"].shape[a] for a in params["manual_axes"])
+  return 1
 
 
 def _jaxprs_in(params) -> Iterator[Any]:

@@ -5,16 +5,20 @@ import dataclasses
 from typing import Any
 
 from clu import parameter_overview
+from etils import epath
 import jax
 import jax.numpy as jnp
 
 from udon_jax import (
   flops,
   prototypes,
+  reporting,
   structs,
   train_state,
   train_step,
 )
+
+PARAMETERS_FILE = "parameters.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ def count_work(
     batch_size: images of a step.
     image_size: side of the images.
   """
-  shape = jax.ShapeDtypeStruct
+  shape: Any = jax.ShapeDtypeStruct
   scalar, rate = shape((), jnp.int32), shape((), jnp.float32)
   labels = shape((batch_size,), jnp.int32)
   images = shape((batch_size, image_size, image_size, 3), jnp.uint8)
@@ -120,12 +124,17 @@ def format_work(work: Work) -> str:
   return line
 
 
-def format_parameters(state: train_state.TrainState) -> str:
-  """Returns the table of all parameters, by name, shape, type and size."""
-  return parameter_overview.get_parameter_overview(
+def write_parameters(
+  workdir: epath.PathLike, state: train_state.TrainState
+) -> None:
+  """Writes the table of all parameters, by name, shape, type and size."""
+  table = parameter_overview.get_parameter_overview(
     {"module": state.params, "prototypes": prototypes.params(state.prototypes)},
     include_stats=False,
     max_lines=None,
+  )
+  reporting.write_atomically(
+    epath.Path(workdir) / PARAMETERS_FILE, table + "\n"
   )
 
 

@@ -6,7 +6,6 @@ state that the run starts from.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import logging
 from typing import TypeAlias
 
@@ -19,11 +18,13 @@ import ml_collections
 from udon_jax import (
   build,
   checkpointing,
+  chips,
   evaluator,
   optim,
   overview,
   partitioning,
   profiling,
+  progress,
   prototypes,
   sampling,
   structs,
@@ -103,14 +104,16 @@ def set_up(
   logger.info("%s", overview.format_totals(shapes))
   prototype_step = prototypes.make_step(layout, mesh, build.hyper(config))
 
-  def make_step(frozen: bool, **changes: int) -> StepFn:
+  step_config = build.step_config(config, optimizer)
+
+  def make_step(
+    frozen: bool, step_config: train_step.StepConfig = step_config
+  ) -> StepFn:
     return train_step.make_train_step(
       model,
       optimizer,
       prototype_step=prototype_step,
-      config=dataclasses.replace(
-        build.step_config(config, optimizer), **changes
-      ),
+      config=step_config,
       frozen=frozen,
     )
 
@@ -118,9 +121,10 @@ def set_up(
     return jax.jit(step, donate_argnums=0, out_shardings=places)
 
   def count_work() -> overview.Work:
+    in_one_part = dataclasses.replace(step_config, grad_accum_steps=1)
     return overview.count_work(
       model=model,
-      make_step=functools.partial(make_step, grad_accum_steps=1),
+      make_step=lambda frozen: make_step(frozen, in_one_part),
       prototype_step=prototype_step,
       state=shapes,
       batch_size=config.batch_size,
@@ -156,6 +160,16 @@ def set_up(
     optimizer=optimizer,
     count_work=count_work,
     evaluator=build.make_evaluator(config, model, mesh),
+  )
+
+
+def start_clock(run: Run) -> progress.Clock:
+  """Returns a clock that knows the run's devices."""
+  devices = run.mesh.devices.flat
+  return progress.Clock(
+    batch_size=run.config.batch_size,
+    num_devices=run.mesh.size,
+    peak_flops=chips.peak_flops(devices[0].device_kind),
   )
 
 

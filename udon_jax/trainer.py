@@ -12,7 +12,6 @@ import numpy as np
 
 from udon_jax import (
   checkpointing,
-  chips,
   errors,
   evaluator,
   overview,
@@ -36,7 +35,6 @@ Tasks = Callable[[], Sequence[structs.RetrievalTask]]
 State = train_state.TrainState
 
 CONFIG_FILE = "config.json"
-PARAMETERS_FILE = "parameters.txt"
 
 
 def every(step: int, n: int, *, last: int) -> bool:
@@ -94,10 +92,7 @@ def train(
     stack.push(lambda kind, *_: writer.close(failed=kind is not None))
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
-      reporting.write_atomically(
-        workdir / PARAMETERS_FILE,
-        overview.format_parameters(run.abstract_state) + "\n",
-      )
+      overview.write_parameters(workdir, run.abstract_state)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     profile = profiling.Window(workdir, steps=config.profile_steps)
@@ -180,11 +175,7 @@ class Loop:
       self._run,
       [s for s in range(1, last + 1) if every(s, config.log_every, last=last)],
     )
-    clock = progress.Clock(
-      batch_size=config.batch_size,
-      num_devices=self._run.mesh.size,
-      peak_flops=chips.peak_flops(self._run.mesh.devices.flat[0].device_kind),
-    )
+    clock = runs.start_clock(self._run)
     plan = None
     for step in range(start + 1, last + 1):
       place = (step - 1) % config.sampler.update_every

@@ -7,6 +7,7 @@ all others.
 """
 
 from collections.abc import Mapping
+import importlib
 import logging
 import os
 import secrets
@@ -42,16 +43,20 @@ def check(project: str | None, *, mode: str | None) -> None:
 
 def _import(project: str) -> ModuleType:
   try:
-    import wandb
-  except ImportError:
-    wandb = None
+    wandb = importlib.import_module("wandb")
+  except ImportError as error:
+    raise _not_installed(project) from error
   # Without the package, a folder "wandb" that it left behind is a module too.
   if not hasattr(wandb, "init"):
-    raise errors.UserError(
-      f"config.wandb.project={project!r} needs Weights & Biases: "
-      "pip install 'udon_jax[wandb]'"
-    )
+    raise _not_installed(project)
   return wandb
+
+
+def _not_installed(project: str) -> errors.UserError:
+  return errors.UserError(
+    f"config.wandb.project={project!r} needs Weights & Biases: "
+    "pip install 'udon_jax[wandb]'"
+  )
 
 
 class WandbSink:
