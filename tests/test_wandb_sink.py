@@ -1,0 +1,198 @@
+"""Weights & Biases, offline: what arrives in its files, and what may fail."""
+
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+from tests import fakes
+from udon_jax import build, errors, wandb_sink, writers
+
+CONFIG = {"seed": 0, "model": {"name": "vit_mu8"}, "domains": ["cars"]}
+BLOCK, HEADER = 32768, 7
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path, monkeypatch):
+  """Keeps W&B out of the home folder, and ends its process."""
+  for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+    monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "elsewhere"))
+  monkeypatch.setenv("WANDB_SILENT", "true")
+  monkeypatch.setenv("WANDB_CONSOLE", "off")
+  monkeypatch.setenv("WANDB_DISABLE_GIT", "true")
+  yield
+  wandb.teardown()
+
+
+def open_sink(workdir, **changes):
+  workdir.mkdir(exist_ok=True)
+  options = {"project": "p", "name": None, "mode": "offline", "config": CONFIG}
+  return wandb_sink.WandbSink(workdir, **{**options, **changes})
+
+
+def records(path):
+  """Yields the records of a file that W&B wrote (a LevelDB log)."""
+  data, at, parts = path.read_bytes(), HEADER, b""
+  while at + HEADER <= len(data):
+    if BLOCK - at % BLOCK < HEADER:
+      at += BLOCK - at % BLOCK
+      continue
+    _, size, kind = struct.unpack("<IHB", data[at : at + HEADER])
+    parts += data[at + HEADER : at + HEADER + size]
+    at += HEADER + size
+    if kind in (1, 4):  # whole, or the last part of one
+      record = wandb_internal_pb2.Record()
+      record.ParseFromString(parts)
+      yield record
+      parts = b""
+
+
+def read(workdir):
+  """Returns (run, history, metrics, exit codes) of every start of a run."""
+  starts = []
+  for path in sorted(workdir.glob("wandb/*run-*/*.wandb")):
+    found = list(records(path))
+    history = [
+      {
+        item.key or item.nested_key[0]: json.loads(item.value_json)
+        for item in record.history.item
+      }
+      for record in found
+      if record.WhichOneof("record_type") == "history"
+    ]
+    (run,) = (x.run for x in found if x.HasField("run"))
+    metrics = [x.metric for x in found if x.HasField("metric")]
+    exits = [x.exit.exit_code for x in found if x.HasField("exit")]
+    starts.append((run, history, metrics, exits))
+  return starts
+
+
+def values(history):
+  """Returns the history without what W&B adds."""
+  return [
+    {k: v for k, v in row.items() if not k.startswith("_")} for row in history
+  ]
+
+
+def test_values_and_config_arrive(tmp_path):
+  workdir = tmp_path / "a run"
+  sink = open_sink(workdir)
+  sink.write(writers.Record(10, {"loss": 2.5}, domain="cars", steps=4))
+  sink.write(writers.Record(10, {"speed/step_time": 0.5}))
+  sink.close(failed=False)
+  ((run, history, metrics, exits),) = read(workdir)
+  assert values(history) == [
+    {"train_step": 10, "train/loss/cars": 2.5},
+    {"train_step": 10, "speed/step_time": 0.5},
+  ]
+  config = {x.key: json.loads(x.value_json) for x in run.config.update}
+  assert {k: config[k] for k in CONFIG} == CONFIG
+  assert (run.project, run.display_name) == ("p", "a run")
+  axes = {m.glob_name or m.name: m.step_metric for m in metrics}
+  assert axes == {"train_step": "", "*": "train_step"}
+  assert exits == [0]
+
+
+def test_a_restart_continues_the_same_run_and_may_go_back(tmp_path):
+  """A killed run goes back to its checkpoint: no value is refused for that."""
+  for step, failed in ((8, True), (5, False)):
+    sink = open_sink(tmp_path / "run")
+    for later in range(3):
+      sink.write(writers.Record(step + later, {"a": float(step + later)}))
+    sink.close(failed=failed)
+  other = open_sink(tmp_path / "other")
+  other.close(failed=False)
+  (first, rows, _, failed), (second, more, _, done) = read(tmp_path / "run")
+  assert first.run_id == second.run_id
+  assert second.resume
+  assert [x["train_step"] for x in values(rows)] == [8, 9, 10]
+  assert values(more) == [{"train_step": x, "a": float(x)} for x in (5, 6, 7)]
+  assert (failed, done) == ([1], [0])
+  assert read(tmp_path / "other")[0][0].run_id != first.run_id
+
+
+def test_a_failure_ends_w_and_b_alone(tmp_path, monkeypatch, caplog):
+  sink = open_sink(tmp_path / "run")
+  sink.write(writers.Record(1, {"a": 1.0}))
+  run = wandb.run
+
+  def fail(*_, **__):
+    raise OSError("network is down")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(run, "log", fail)
+    for step in (2, 3):
+      sink.write(writers.Record(step, {"a": 1.0}))
+    sink.close(failed=False)
+  run.finish()
+  told = [x.getMessage() for x in caplog.records if "W&B" in x.getMessage()]
+  assert len(told) == 1
+  assert "network is down" in told[0]
+
+
+def test_a_start_without_network_goes_on_without_w_and_b(
+  tmp_path, monkeypatch, caplog
+):
+  def fail(**_):
+    raise wandb.errors.CommError("no answer")
+
+  monkeypatch.setattr(wandb, "init", fail)
+  sink = open_sink(tmp_path / "run")
+  sink.write(writers.Record(1, {"a": 1.0}))
+  sink.close(failed=False)
+  assert "no answer" in caplog.text
+
+
+def test_a_start_that_w_and_b_refuses_is_the_users(tmp_path, monkeypatch):
+  def refuse(**_):
+    raise wandb.errors.UsageError("api_key not configured\nand more")
+
+  monkeypatch.setattr(wandb, "init", refuse)
+  with pytest.raises(
+    errors.UserError, match=r"'p'.*\(api_key not configured\); run `wandb login"
+  ):
+    open_sink(tmp_path / "run")
+
+
+def test_a_project_needs_the_package_before_anything_starts(monkeypatch):
+  config = fakes.changed(wandb__project="p")
+  build.check(config)
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(
+    errors.UserError, match=r"'p'.*pip install 'udon_jax\[wandb\]'"
+  ):
+    build.check(config)
+  build.check(fakes.config())
+
+
+def test_a_folder_is_no_package(tmp_path, monkeypatch):
+  """W&B leaves folders of its own name behind, which Python can import."""
+  (tmp_path / "wandb").mkdir()
+  monkeypatch.setattr(sys, "path", [str(tmp_path)])
+  monkeypatch.delitem(sys.modules, "wandb")
+  with pytest.raises(errors.UserError, match="pip install"):
+    wandb_sink.check("p", mode=None)
+
+
+def test_unknown_modes_are_named():
+  with pytest.raises(errors.UserError, match=r"mode='of'.*online, offline"):
+    build.check(fakes.changed(wandb__mode="of"))
+
+
+def test_it_is_not_imported_unless_asked_for():
+  script = (
+    "import sys; from tests import fakes; from udon_jax import build, trainer;"
+    "build.check(fakes.config()); sys.exit('wandb' in sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_id_stays_with_the_folder(tmp_path):
+  open_sink(tmp_path / "run").close(failed=False)
+  (run, *_), *_ = read(tmp_path / "run")
+  text = (tmp_path / "run" / wandb_sink.ID_FILE).read_text()
+  assert text.strip() == run.run_id
