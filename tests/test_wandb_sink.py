@@ -1,31 +1,22 @@
 """Weights & Biases, offline: what arrives in its files, and what may fail."""
 
 import json
-import struct
 import subprocess
 import sys
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
-from tests import fakes
+from tests import fakes, wandb_files
 from udon_jax import build, errors, wandb_sink, writers
 
 CONFIG = {"seed": 0, "model": {"name": "vit_mu8"}, "domains": ["cars"]}
-BLOCK, HEADER = 32768, 7
 
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
-  """Keeps W&B out of the home folder, and ends its process."""
-  for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
-    monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "elsewhere"))
-  monkeypatch.setenv("WANDB_SILENT", "true")
-  monkeypatch.setenv("WANDB_CONSOLE", "off")
-  monkeypatch.setenv("WANDB_DISABLE_GIT", "true")
-  yield
-  wandb.teardown()
+  with wandb_files.isolated(tmp_path, monkeypatch):
+    yield
 
 
 def open_sink(workdir, **changes):
@@ -34,58 +25,14 @@ def open_sink(workdir, **changes):
   return wandb_sink.WandbSink(workdir, **{**options, **changes})
 
 
-def records(path):
-  """Yields the records of a file that W&B wrote (a LevelDB log)."""
-  data, at, parts = path.read_bytes(), HEADER, b""
-  while at + HEADER <= len(data):
-    if BLOCK - at % BLOCK < HEADER:
-      at += BLOCK - at % BLOCK
-      continue
-    _, size, kind = struct.unpack("<IHB", data[at : at + HEADER])
-    parts += data[at + HEADER : at + HEADER + size]
-    at += HEADER + size
-    if kind in (1, 4):  # whole, or the last part of one
-      record = wandb_internal_pb2.Record()
-      record.ParseFromString(parts)
-      yield record
-      parts = b""
-
-
-def read(workdir):
-  """Returns (run, history, metrics, exit codes) of every start of a run."""
-  starts = []
-  for path in sorted(workdir.glob("wandb/*run-*/*.wandb")):
-    found = list(records(path))
-    history = [
-      {
-        item.key or item.nested_key[0]: json.loads(item.value_json)
-        for item in record.history.item
-      }
-      for record in found
-      if record.WhichOneof("record_type") == "history"
-    ]
-    (run,) = (x.run for x in found if x.HasField("run"))
-    metrics = [x.metric for x in found if x.HasField("metric")]
-    exits = [x.exit.exit_code for x in found if x.HasField("exit")]
-    starts.append((run, history, metrics, exits))
-  return starts
-
-
-def values(history):
-  """Returns the history without what W&B adds."""
-  return [
-    {k: v for k, v in row.items() if not k.startswith("_")} for row in history
-  ]
-
-
 def test_values_and_config_arrive(tmp_path):
   workdir = tmp_path / "a run"
   sink = open_sink(workdir)
   sink.write(writers.Record(10, {"loss": 2.5}, domain="cars", steps=4))
   sink.write(writers.Record(10, {"speed/step_time": 0.5}))
   sink.close(failed=False)
-  ((run, history, metrics, exits),) = read(workdir)
-  assert values(history) == [
+  ((run, history, metrics, exits),) = wandb_files.read(workdir)
+  assert wandb_files.values(history) == [
     {"train_step": 10, "train/loss/cars": 2.5},
     {"train_step": 10, "speed/step_time": 0.5},
   ]
@@ -106,13 +53,17 @@ def test_a_restart_continues_the_same_run_and_may_go_back(tmp_path):
     sink.close(failed=failed)
   other = open_sink(tmp_path / "other")
   other.close(failed=False)
-  (first, rows, _, failed), (second, more, _, done) = read(tmp_path / "run")
+  (first, rows, _, failed), (second, more, _, done) = wandb_files.read(
+    tmp_path / "run"
+  )
   assert first.run_id == second.run_id
   assert second.resume
-  assert [x["train_step"] for x in values(rows)] == [8, 9, 10]
-  assert values(more) == [{"train_step": x, "a": float(x)} for x in (5, 6, 7)]
+  assert [x["train_step"] for x in wandb_files.values(rows)] == [8, 9, 10]
+  assert wandb_files.values(more) == [
+    {"train_step": x, "a": float(x)} for x in (5, 6, 7)
+  ]
   assert (failed, done) == ([1], [0])
-  assert read(tmp_path / "other")[0][0].run_id != first.run_id
+  assert wandb_files.read(tmp_path / "other")[0][0].run_id != first.run_id
 
 
 def test_a_failure_ends_w_and_b_alone(tmp_path, monkeypatch, caplog):
@@ -193,6 +144,6 @@ def test_it_is_not_imported_unless_asked_for():
 
 def test_the_id_stays_with_the_folder(tmp_path):
   open_sink(tmp_path / "run").close(failed=False)
-  (run, *_), *_ = read(tmp_path / "run")
+  (run, *_), *_ = wandb_files.read(tmp_path / "run")
   text = (tmp_path / "run" / wandb_sink.ID_FILE).read_text()
   assert text.strip() == run.run_id

@@ -26,7 +26,8 @@ def check(steps: tuple[int, ...], *, num_steps: int) -> None:
   """
   if not steps:
     return
-  if len(steps) != 2 or not 1 <= steps[0] < steps[1] <= num_steps + 1:
+  fits = len(steps) == 2 and all(isinstance(s, int) for s in steps)
+  if not fits or not 1 <= steps[0] < steps[1] <= num_steps + 1:
     raise errors.UserError(
       f"config.profile_steps={steps} must be () or (first, end) with "
       f"1 <= first < end <= {num_steps + 1}: steps first to end - 1 of the "
