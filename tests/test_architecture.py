@@ -47,7 +47,7 @@ LEVELS = (
     "stopping",
     "workdirs",
   },
-  {"run", "trainer"},
+  {"run", "watching", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
 TOP = {"embedder", "trained"}

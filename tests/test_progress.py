@@ -16,14 +16,21 @@ class Time:
     self.now += seconds
 
 
+def cost(step):
+  """Returns the operations of a step, for the tests."""
+  return step * 10**12
+
+
 def test_clock_counts_steps_and_waiting_but_no_pauses(monkeypatch):
   time = Time(monkeypatch)
-  clock = progress.Clock(batch_size=32, num_devices=4, peak_flops=None)
+  clock = progress.Clock(
+    batch_size=32, step_flops=cost, num_devices=4, peak_flops=None
+  )
   for _ in range(4):
     with clock.waiting():
       time.pass_by(0.5)
     time.pass_by(1.5)
-    clock.count_step(flops=10**12)
+    clock.count_step(1)
   with clock.paused():
     time.pass_by(1000.0)
   speed = clock.read_and_reset()
@@ -38,24 +45,28 @@ def test_clock_counts_steps_and_waiting_but_no_pauses(monkeypatch):
 def test_use_of_the_chip_is_what_was_done_of_what_could_be(monkeypatch):
   """Steps of different cost count for what each of them is."""
   time = Time(monkeypatch)
-  clock = progress.Clock(batch_size=32, num_devices=2, peak_flops=100e12)
-  for tera in (30, 90, 90):
-    clock.count_step(flops=tera * 10**12)
+  clock = progress.Clock(
+    batch_size=32, step_flops=cost, num_devices=2, peak_flops=100e12
+  )
+  for step in (1, 3, 3):
+    clock.count_step(step)
     time.pass_by(0.5)
   speed = clock.read_and_reset()
-  assert speed["speed/tflops_per_device"] == pytest.approx(210 / 1.5 / 2)
-  assert speed["speed/mfu"] == pytest.approx(0.7)
+  assert speed["speed/tflops_per_device"] == pytest.approx(7 / 1.5 / 2)
+  assert speed["speed/mfu"] == pytest.approx(7 / 1.5 / 2 / 100)
 
 
 def test_clock_starts_anew_after_a_reading(monkeypatch):
   time = Time(monkeypatch)
-  clock = progress.Clock(batch_size=10, num_devices=4, peak_flops=None)
+  clock = progress.Clock(
+    batch_size=10, step_flops=cost, num_devices=4, peak_flops=None
+  )
   with clock.waiting():
     time.pass_by(7.0)
-  clock.count_step(flops=0)
+  clock.count_step(1)
   clock.read_and_reset()
   time.pass_by(3.0)
-  clock.count_step(flops=0)
+  clock.count_step(1)
   speed = clock.read_and_reset()
   assert speed["speed/step_time"] == pytest.approx(3.0)
   assert speed["speed/data_wait"] == 0.0

@@ -1,6 +1,6 @@
 """Speed of a run, and the line that a person watches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import time
 
@@ -11,16 +11,22 @@ class Clock:
   """Measures steps; what is done between them does not count."""
 
   def __init__(
-    self, *, batch_size: int, num_devices: int, peak_flops: float | None
+    self,
+    *,
+    batch_size: int,
+    step_flops: Callable[[int], int],
+    num_devices: int,
+    peak_flops: float | None,
   ):
     """Starts.
 
     Args:
       batch_size: images of a step, over all devices.
+      step_flops: from the number of a step to its operations, likewise.
       num_devices: all devices of the run.
       peak_flops: operations a second of one of them; None if not known.
     """
-    self._batch_size = batch_size
+    self._batch_size, self._step_flops = batch_size, step_flops
     self._num_devices, self._peak_flops = num_devices, peak_flops
     self._reset()
 
@@ -42,10 +48,10 @@ class Clock:
     yield
     self._start += time.perf_counter() - start
 
-  def count_step(self, *, flops: int) -> None:
-    """Counts a step of so many operations, over all devices, as done."""
+  def count_step(self, step: int) -> None:
+    """Counts a step as done."""
     self._steps += 1
-    self._flops += flops
+    self._flops += self._step_flops(step)
 
   def read_and_reset(self) -> dict[str, float]:
     """Returns the speed since the last reading.

@@ -9,29 +9,23 @@ import dataclasses
 import logging
 from typing import TypeAlias
 
-from etils import epath
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import ml_collections
 
 from udon_jax import (
   build,
   checkpointing,
-  chips,
   evaluator,
   optim,
   overview,
   partitioning,
   profiling,
-  progress,
   prototypes,
   sampling,
   structs,
   train_state,
   train_step,
-  wandb_sink,
-  writers,
 )
 
 logger = logging.getLogger(__name__)
@@ -161,56 +155,6 @@ def set_up(
     count_work=count_work,
     evaluator=build.make_evaluator(config, model, mesh),
   )
-
-
-def start_clock(run: Run) -> progress.Clock:
-  """Returns a clock that knows the run's devices."""
-  devices = run.mesh.devices.flat
-  return progress.Clock(
-    batch_size=run.config.batch_size,
-    num_devices=run.mesh.size,
-    peak_flops=chips.peak_flops(devices[0].device_kind),
-  )
-
-
-def learning_rates(
-  run: Run, steps: Sequence[int]
-) -> dict[int, dict[str, float]]:
-  """Returns what is written of the rates that steps use, by step."""
-  at = jnp.asarray(steps, jnp.int32)
-  rates = partitioning.fetch(
-    {
-      name: jnp.broadcast_to(jax.vmap(group.schedule)(at), at.shape)
-      for name, group in run.optimizer.groups.items()
-    }
-  )
-  lines = {
-    step: {f"learning_rate/{name}": float(rates[name][i]) for name in rates}
-    for i, step in enumerate(steps)
-  }
-  for step in steps:
-    if run.is_frozen(step):
-      lines[step][f"learning_rate/{train_step.BACKBONE}"] = 0.0
-  return lines
-
-
-def open_writer(
-  run: Run, workdir: epath.PathLike, *, is_main: bool, step: int
-) -> writers.Writer:
-  """Opens everything that the config wants metrics written to."""
-  others: list[writers.OpenSink] = []
-  config = run.config.wandb
-  if config.project is not None:
-    others.append(
-      lambda folder, _: wandb_sink.WandbSink(
-        folder,
-        project=config.project,
-        name=config.name,
-        mode=config.mode,
-        config=run.meta.config,
-      )
-    )
-  return writers.Writer(workdir, is_main=is_main, step=step, others=others)
 
 
 def restore_or_init(

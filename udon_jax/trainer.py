@@ -14,7 +14,6 @@ from udon_jax import (
   checkpointing,
   errors,
   evaluator,
-  overview,
   partitioning,
   profiling,
   progress,
@@ -23,6 +22,7 @@ from udon_jax import (
   stopping,
   structs,
   train_state,
+  watching,
   workdirs,
   writers,
 )
@@ -88,11 +88,11 @@ def train(
     if start >= run.num_steps and results_file.exists():
       logger.info("the run is done; nothing to do")
       return _report(reporting.read_json(results_file))
-    writer = runs.open_writer(run, workdir, is_main=is_main, step=start)
-    stack.push(lambda kind, *_: writer.close(failed=kind is not None))
+    writer = stack.enter_context(
+      watching.open_writer(run, workdir, is_main=is_main, step=start)
+    )
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
-      overview.write_parameters(workdir, run.abstract_state)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     profile = profiling.Window(workdir, steps=config.profile_steps)
@@ -169,13 +169,11 @@ class Loop:
       source.open(int(position))
       for source, position in zip(self._sources, positions, strict=True)
     ]
-    work = self._run.count_work()
-    logger.info("%s", overview.format_work(work))
-    self._rates = runs.learning_rates(
+    self._rates = watching.learning_rates(
       self._run,
       [s for s in range(1, last + 1) if every(s, config.log_every, last=last)],
     )
-    clock = runs.start_clock(self._run)
+    clock = watching.start_clock(self._run)
     plan = None
     for step in range(start + 1, last + 1):
       place = (step - 1) % config.sampler.update_every
@@ -187,7 +185,7 @@ class Loop:
         host_batch = next(iters[domain])
       state = self._step(state, step, domain=domain, host_batch=host_batch)
       profile.after(step, state, paused=clock.paused)
-      clock.count_step(flops=work.of_step(frozen=self._run.is_frozen(step)))
+      clock.count_step(step)
       if every(step, config.log_every, last=last):
         state = self._log(state, step, domain=domain, clock=clock)
       results = None

@@ -176,6 +176,12 @@ class Writer:
     """Writes one line of other values."""
     self._write(Record(step, values))
 
+  def __enter__(self) -> "Writer":
+    return self
+
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    self.close(failed=kind is not None)
+
   def close(self, *, failed: bool = False) -> None:
     """Writes what is buffered; `failed` tells that an error ended the run."""
     for sink in self._sinks:

@@ -1,11 +1,11 @@
-"""What a run is built of: the rates that are told are those that are used."""
+"""How a run is watched: the rates that are told are those that are used."""
 
 import jax
 import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import run as runs
+from udon_jax import watching
 
 STEPS, WARMUP, FROZEN = 40, 8, 5
 
@@ -36,7 +36,7 @@ def test_learning_rates(schedule, monkeypatch):
   """By hand, and by the schedule that the compiled step evaluates."""
   run = set_up(monkeypatch, optimizer__schedule=schedule)
   steps = [1, 5, 6, 8, 9, 24, STEPS]
-  rates = runs.learning_rates(run, steps)
+  rates = watching.learning_rates(run, steps)
   assert list(rates) == steps
   for step in steps:
     backbone = by_hand(step, 0.02, schedule) * (step > FROZEN)
