@@ -7,7 +7,7 @@ import sys
 import pytest
 import wandb
 
-from tests import fakes, wandb_files
+from tests import fakes, training, wandb_files
 from udon_jax import build, errors, wandb_sink, writers
 
 CONFIG = {"seed": 0, "model": {"name": "vit_mu8"}, "domains": ["cars"]}
@@ -110,14 +110,16 @@ def test_a_start_that_w_and_b_refuses_is_the_users(tmp_path, monkeypatch):
 
 
 def test_a_project_needs_the_package_before_anything_starts(monkeypatch):
+  """What was trained with it is used without it."""
   config = fakes.changed(wandb__project="p")
-  build.check(config)
+  training.set_up(config)
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(
     errors.UserError, match=r"'p'.*pip install 'udon_jax\[wandb\]'"
   ):
-    build.check(config)
-  build.check(fakes.config())
+    training.set_up(config)
+  training.set_up(fakes.config())
+  build.check(config)
 
 
 def test_a_folder_is_no_package(tmp_path, monkeypatch):
@@ -131,13 +133,13 @@ def test_a_folder_is_no_package(tmp_path, monkeypatch):
 
 def test_unknown_modes_are_named():
   with pytest.raises(errors.UserError, match=r"mode='of'.*online, offline"):
-    build.check(fakes.changed(wandb__mode="of"))
+    training.set_up(fakes.changed(wandb__mode="of"))
 
 
 def test_it_is_not_imported_unless_asked_for():
   script = (
-    "import sys; from tests import fakes; from udon_jax import build, trainer;"
-    "build.check(fakes.config()); sys.exit('wandb' in sys.modules)"
+    "import sys, udon_jax.trainer; from tests import fakes, training;"
+    "training.set_up(fakes.config()); sys.exit('wandb' in sys.modules)"
   )
   subprocess.run([sys.executable, "-c", script], check=True)
 

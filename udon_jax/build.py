@@ -20,7 +20,6 @@ from udon_jax import (
   partitioning,
   prototypes,
   train_step,
-  wandb_sink,
 )
 from udon_jax.models import registry, udon
 from udon_jax.pretrained import augreg
@@ -69,7 +68,6 @@ def check(config: Config) -> None:
   retrieval_metrics.parse(config.eval.metrics)
   evaluator.check_embeddings(config.eval.embeddings)
   losses.check_classifier(config.loss.classifier)
-  wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
 
 
 def mesh(config: Config) -> Mesh:

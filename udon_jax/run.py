@@ -26,6 +26,7 @@ from udon_jax import (
   structs,
   train_state,
   train_step,
+  wandb_sink,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def set_up(
 ) -> Run:
   """Builds and checks everything that a run needs before its first step."""
   build.check(config)
+  # Only a run asks for it: its checkpoints are used without.
+  wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
   mesh = build.mesh(config)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
