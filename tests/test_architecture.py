@@ -21,6 +21,8 @@ PACKAGE = "udon_jax"
 LEVELS = (
   {"errors", "structs", "domains", "default_config"},
   {
+    "chips",
+    "flops",
     "partitioning",
     "losses",
     "prototypes",
@@ -40,12 +42,16 @@ LEVELS = (
     "damage",
     "disk",
     "reporting",
+    "writers",
+    "wandb_sink",
+    "overview",
+    "profiling",
     "progress",
     "build",
     "stopping",
     "workdirs",
   },
-  {"run", "resuming", "trainer"},
+  {"run", "resuming", "watching", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
 TOP = {"embedder", "trained"}

@@ -78,7 +78,8 @@ def read(path):
 
 def test_training_leaves_what_the_contract_says(folder, done):
   workdir = folder / "run"
-  for name in ("config.json", "checkpoints", "metrics.jsonl", "results.json"):
+  names = ("config.json", "parameters.txt", "metrics.jsonl", "results.json")
+  for name in (*names, "checkpoints"):
     assert (workdir / name).exists()
   assert list(workdir.glob("events.out.tfevents.*"))
   line = "mesh: data=1 fsdp=1, 1 device, 1 process"
@@ -223,6 +224,14 @@ MISTAKES = {
   "unknown strategy": (
     (*TRAIN, "--config.sampler.strategy=luck"),
     ("config.sampler.strategy='luck'", "known: dynamic"),
+  ),
+  "profile beyond the run": (
+    (*TRAIN, "--config.profile_steps=(3, 6)"),
+    ("config.profile_steps=(3, 6)", "end <= 5"),
+  ),
+  "unknown mode of W&B": (
+    (*TRAIN, "--config.wandb.mode=maybe"),
+    ("config.wandb.mode='maybe'", "known: online"),
   ),
   "unknown weights": (
     (*TRAIN, "--config.pretrained=clip"),

@@ -12,7 +12,9 @@ import pytest
 from tests import fakes, training
 from udon_jax import (
   checkpointing,
+  chips,
   errors,
+  overview,
   partitioning,
   reporting,
   trainer,
@@ -116,6 +118,9 @@ def lines(workdir, *, after=0):
   ]
 
 
+PEAK = 1e12
+
+
 @pytest.fixture(scope="module")
 def whole(compiled, tmp_path_factory):
   """A run that nothing interrupted: folder, results, feed, fetches."""
@@ -129,6 +134,7 @@ def whole(compiled, tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(partitioning, "fetch", count)
+    patch.setattr(chips, "peak_flops", lambda _: PEAK)
     results = train(compiled, workdir, feed=feed)
   return workdir, results, feed, fetches
 
@@ -149,6 +155,8 @@ def test_workdir_holds_what_the_contract_says(whole):
   assert tuple(stored["domains"]) == fakes.DOMAINS
   assert (workdir / "checkpoints").is_dir()
   assert list(workdir.glob("events.out.tfevents.*"))
+  assert (workdir / overview.PARAMETERS_FILE).exists()
+  assert not (workdir / "profile").exists()
   assert reporting.read_json(workdir / "results.json") == results
 
 

@@ -41,6 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
   # A step's batch is embedded in this many parts, to need less memory; the
   # result is that of one part.
   c.grad_accum_steps = 1
+  # Steps that a profile is made of, as (first, end): from the first to the one
+  # before the end. () makes none.
+  c.profile_steps = ()
   c.mesh = _mesh()
   c.data = _data()
   c.model = _model()
@@ -49,6 +52,19 @@ def get_config() -> ml_collections.ConfigDict:
   c.optimizer = _optimizer()
   c.eval = _eval()
   c.checkpoint = _checkpoint()
+  c.wandb = _wandb()
+  return c
+
+
+def _wandb():
+  c = ml_collections.ConfigDict()
+  # Project of Weights & Biases that the metrics also go to; None uses no W&B.
+  c.project = config_dict.placeholder(str)
+  # Name of the run there; None takes the workdir's.
+  c.name = config_dict.placeholder(str)
+  # "online" or "offline" (`wandb sync` sends it later); None does as the
+  # environment variable WANDB_MODE says.
+  c.mode = config_dict.placeholder(str)
   return c
 
 

@@ -1,9 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, results.json.
-
-One JSON object a line, `step` first. Training lines carry `domain` and the
-means of a log window; only they have `loss`. Everything else stands in lines
-of its own.
-"""
+"""The files of a run: written at once, and read again."""
 
 from collections.abc import Mapping
 import json
@@ -11,12 +6,9 @@ import math
 import os
 import resource
 import sys
-import time
 from typing import Any
 
 from etils import epath
-from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer import event_file_writer
 
 from udon_jax import errors
 
@@ -64,91 +56,6 @@ def make_folder(folder: epath.PathLike, *, key: str) -> epath.Path:
       "another folder or change its permissions"
     ) from error
   return path
-
-
-class Writer:
-  """Writes the metrics of a run; only the first process writes."""
-
-  def __init__(self, workdir: epath.PathLike, *, is_main: bool, step: int):
-    """Opens the files of a workdir.
-
-    Args:
-      workdir: the run's folder.
-      is_main: whether this process writes.
-      step: the run continues after it: later lines, and a torn last line, of
-        an earlier start are cut off.
-    """
-    self._file = self._events = None
-    if not is_main:
-      return
-    path = epath.Path(workdir) / METRICS_FILE
-    _cut(path, step)
-    self._file = path.open("a")
-    self._events = event_file_writer.EventFileWriter(str(workdir))
-
-  def write_training(
-    self, step: int, domain: str, *, steps: int, means: Mapping[str, float]
-  ) -> None:
-    """Writes what one domain did in a log window.
-
-    Args:
-      step: the last of the window.
-      domain: its name.
-      steps: how many of the window's steps trained it.
-      means: of their values.
-    """
-    self._write_line({"step": step, "domain": domain, "steps": steps, **means})
-    self._write_events(
-      step, {f"train/{name}/{domain}": x for name, x in means.items()}
-    )
-
-  def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one line of other values."""
-    self._write_line({"step": step, **values})
-    self._write_events(step, values)
-
-  def close(self) -> None:
-    """Writes what is buffered."""
-    if self._file is not None:
-      self._file.close()
-    if self._events is not None:
-      self._events.close()
-
-  def _write_line(self, line):
-    if self._file is not None:
-      self._file.write(json.dumps(line) + "\n")
-      self._file.flush()
-
-  def _write_events(self, step, values):
-    if self._events is None:
-      return
-    summary = summary_pb2.Summary(
-      value=[
-        summary_pb2.Summary.Value(tag=tag, simple_value=x)
-        for tag, x in values.items()
-      ]
-    )
-    self._events.add_event(
-      event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
-    )
-
-
-def _cut(path: epath.Path, step: int) -> None:
-  """Drops lines after a step, the test's, and one torn by a kill."""
-  if not path.exists():
-    return
-  kept = []
-  text = path.read_text()
-  for line in text.splitlines(keepends=True):
-    try:
-      values = json.loads(line) if line.endswith("\n") else {}
-      if values["step"] > step or any(k.startswith("test/") for k in values):
-        continue
-    except (json.JSONDecodeError, KeyError, TypeError):
-      continue
-    kept.append(line)
-  if "".join(kept) != text:
-    write_atomically(path, "".join(kept))
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

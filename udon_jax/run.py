@@ -9,7 +9,6 @@ import dataclasses
 import logging
 from typing import TypeAlias
 
-from clu import parameter_overview
 import jax
 from jax.sharding import Mesh
 import ml_collections
@@ -18,12 +17,16 @@ from udon_jax import (
   build,
   checkpointing,
   evaluator,
+  optim,
+  overview,
   partitioning,
+  profiling,
   prototypes,
   sampling,
   structs,
   train_state,
   train_step,
+  wandb_sink,
 )
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,13 @@ class Run:
   init_state: Callable[[], State]
   train_step: StepFn
   frozen_step: StepFn
+  optimizer: optim.AdamW
+  count_work: Callable[[], overview.Work]
   evaluator: evaluator.Evaluator
+
+  def is_frozen(self, step: int) -> bool:
+    """Whether a step leaves the backbone as it is."""
+    return step <= self.frozen_steps
 
 
 def set_up(
@@ -57,10 +66,13 @@ def set_up(
 ) -> Run:
   """Builds and checks everything that a run needs before its first step."""
   build.check(config)
+  # Only a run asks for it: its checkpoints are used without.
+  wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
   mesh = build.mesh(config)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   num_steps, frozen_steps = build.num_steps(config, num_examples)
+  profiling.check(config.profile_steps, num_steps=num_steps)
   model = build.model(config, len(sources))
   optimizer = build.optimizer(config, num_steps)
   layout = prototypes.make_layout(
@@ -86,23 +98,35 @@ def set_up(
 
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
-  logger.info(
-    "parameters: %s of the module, %s of class prototypes",
-    *(
-      f"{parameter_overview.count_parameters(tree):,}"
-      for tree in (shapes.params, prototypes.params(shapes.prototypes))
-    ),
-  )
+  logger.info("%s", overview.format_totals(shapes))
+  prototype_step = prototypes.make_step(layout, mesh, build.hyper(config))
 
-  def make_step(*, frozen: bool) -> StepFn:
-    step = train_step.make_train_step(
+  step_config = build.step_config(config, optimizer)
+
+  def make_step(
+    frozen: bool, step_config: train_step.StepConfig = step_config
+  ) -> StepFn:
+    return train_step.make_train_step(
       model,
       optimizer,
-      prototype_step=prototypes.make_step(layout, mesh, build.hyper(config)),
-      config=build.step_config(config, optimizer),
+      prototype_step=prototype_step,
+      config=step_config,
       frozen=frozen,
     )
+
+  def compiled(step: StepFn) -> StepFn:
     return jax.jit(step, donate_argnums=0, out_shardings=places)
+
+  def count_work() -> overview.Work:
+    in_one_part = dataclasses.replace(step_config, grad_accum_steps=1)
+    return overview.count_work(
+      model=model,
+      make_step=lambda frozen: make_step(frozen, in_one_part),
+      prototype_step=prototype_step,
+      state=shapes,
+      batch_size=config.batch_size,
+      image_size=config.data.crop_size,
+    )
 
   return Run(
     config=config,
@@ -128,7 +152,9 @@ def set_up(
       places,
     ),
     init_state=jax.jit(init, out_shardings=places),
-    train_step=make_step(frozen=False),
-    frozen_step=make_step(frozen=True),
+    train_step=compiled(make_step(False)),
+    frozen_step=compiled(make_step(True)),
+    optimizer=optimizer,
+    count_work=count_work,
     evaluator=build.make_evaluator(config, model, mesh),
   )

@@ -16,6 +16,7 @@ from udon_jax import (
   errors,
   evaluator,
   partitioning,
+  profiling,
   progress,
   reporting,
   resuming,
@@ -23,7 +24,9 @@ from udon_jax import (
   stopping,
   structs,
   train_state,
+  watching,
   workdirs,
+  writers,
 )
 from udon_jax import run as runs
 from udon_jax.retrieval import table
@@ -104,24 +107,32 @@ def _train_and_test(
   is_main = jax.process_index() == 0
   results_file = workdir / reporting.RESULTS_FILE
   sources, tasks = data
-  with contextlib.closing(
-    reporting.Writer(workdir, is_main=is_main, step=start)
-  ) as writer:
+  profile = profiling.Window(workdir, steps=run.config.profile_steps)
+  with (
+    watching.open_writer(run, workdir, is_main=is_main, step=start) as writer,
+    contextlib.closing(profile),
+  ):
     if is_main:
       reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     try:
       with stop.waits_for_a_step():
-        loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
+        loop.train(
+          state,
+          start=start,
+          checkpointer=checkpointer,
+          stop=stop,
+          profile=profile,
+        )
     except errors.DivergedError as error:
       if is_main:
         workdirs.note_divergence(workdir, step=error.step, domain=error.domain)
       raise
     results = loop.test(checkpointer)
-  if is_main:
-    workdirs.forget_divergence(workdir)
-    reporting.write_json(results_file, results)
+    if is_main:  # before the writers close, which may wait for a network
+      workdirs.forget_divergence(workdir)
+      reporting.write_json(results_file, results)
   return results
 
 
@@ -140,7 +151,7 @@ class Loop:
     *,
     sources: Sequence[structs.TrainSource],
     tasks: Mapping[str, Tasks],
-    writer: reporting.Writer,
+    writer: writers.Writer,
   ):
     self._run = run
     self._config = run.config
@@ -163,6 +174,7 @@ class Loop:
     start: int,
     checkpointer: checkpointing.Checkpointer,
     stop: stopping.StopRequest,
+    profile: profiling.Window,
   ) -> None:
     """Takes the steps after `start`, and logs, validates and saves."""
     config, last = self._config, self._run.num_steps
@@ -173,7 +185,11 @@ class Loop:
       source.open(int(position))
       for source, position in zip(self._sources, positions, strict=True)
     ]
-    clock = progress.Clock(batch_size=config.batch_size)
+    self._rates = watching.learning_rates(
+      self._run,
+      [s for s in range(1, last + 1) if every(s, config.log_every, last=last)],
+    )
+    clock = watching.start_clock(self._run)
     plan = None
     saved = start
     for step in range(start + 1, last + 1):
@@ -181,6 +197,7 @@ class Loop:
       if plan is None or place == 0:
         state, plan = self._enter_window(state, step)
       domain = plan[place]
+      profile.before(step, state, paused=clock.paused)
       try:
         with clock.waiting():
           host_batch = next(iters[domain])
@@ -190,7 +207,8 @@ class Loop:
           self._save(state, step - 1, checkpointer=checkpointer, metrics=None)
         raise
       state = self._step(state, step, domain=domain, host_batch=host_batch)
-      clock.count_step()
+      profile.after(step, state, paused=clock.paused)
+      clock.count_step(step)
       if every(step, config.log_every, last=last):
         state = self._log(state, step, domain=domain, clock=clock)
       results = None
@@ -234,7 +252,7 @@ class Loop:
 
   def _step(self, state, step, *, domain, host_batch):
     """Takes one step; nothing comes back to the host."""
-    frozen = step <= self._run.frozen_steps
+    frozen = self._run.is_frozen(step)
     step_fn = self._run.frozen_step if frozen else self._run.train_step
     with jax.transfer_guard("disallow"):
       images, labels = partitioning.put_batch(
@@ -252,6 +270,7 @@ class Loop:
       count = int(meters.counts[i])
       means = {k: float(v[i] / count) for k, v in meters.sums.items()}
       self._writer.write_training(step, names[i], steps=count, means=means)
+    self._writer.write_scalars(step, self._rates[step])
     speed = clock.read_and_reset()
     self._writer.write_scalars(step, speed)
     loss = meters.sums["loss"].sum() / max(meters.counts.sum(), 1)
