@@ -9,7 +9,7 @@ stands still, as in the official code. Needs no TensorFlow, 14 GB of memory and
 10 GB of disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import importlib
 import pathlib
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from udon_jax import checkpointing, cli, domains
+from udon_jax import checkpointing, cli, domains, structs
 from udon_jax import run as runs
 
 _HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")
@@ -41,6 +41,10 @@ class Source:
   num_classes: int
   num_examples: int
   fingerprint: str = ""
+
+  def open(self, position: int) -> Iterator[structs.HostBatch]:
+    """There is nothing to open."""
+    raise NotImplementedError
 
 
 def make_run(model: str) -> runs.Run:

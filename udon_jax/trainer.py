@@ -315,6 +315,7 @@ class Loop:
   def _save(self, state, step, *, checkpointer, metrics):
     """Saves, unless the state is not to be trusted."""
     self._check_finite(state)
+    self._writer.sync()
     checkpointer.save(
       step,
       state,

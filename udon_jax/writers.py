@@ -6,6 +6,7 @@ have `loss`. Everything else stands in lines of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -87,6 +88,11 @@ class JsonLines:
     self._file.write(json.dumps(record.line()) + "\n")
     self._file.flush()
 
+  def sync(self) -> None:
+    """Waits until the lines would outlive a crash of the machine."""
+    with contextlib.suppress(OSError):  # a remote file cannot be asked to
+      os.fsync(self._file.fileno())
+
   def close(self, *, failed: bool) -> None:
     """Closes the file."""
     del failed
@@ -150,14 +156,12 @@ class Writer:
         may refuse.
     """
     self._sinks: list[Sink] = []
+    self._lines: JsonLines | None = None
     if is_main:
       folder = epath.Path(workdir)
       opened = [open_sink(folder, step) for open_sink in others]
-      self._sinks = [
-        JsonLines(folder, step),
-        TensorBoard(folder, step),
-        *opened,
-      ]
+      self._lines = JsonLines(folder, step)
+      self._sinks = [self._lines, TensorBoard(folder, step), *opened]
 
   def write_training(
     self, step: int, domain: str, *, steps: int, means: Mapping[str, float]
@@ -175,6 +179,11 @@ class Writer:
   def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one line of other values."""
     self._write(Record(step, values))
+
+  def sync(self) -> None:
+    """Makes metrics.jsonl last: no checkpoint may outlive its lines."""
+    if self._lines is not None:
+      self._lines.sync()
 
   def __enter__(self) -> "Writer":
     return self
