@@ -75,12 +75,12 @@ def main(_: Sequence[str]) -> None:
     end(process, signal.SIGTERM)
     times: dict[str, list[float]] = {"begun": [], "continued": []}
     for i in range(_REPEATS.value):
-      for name in times:
+      for name, seconds in times.items():
         workdir = root / f"{name}{i}"
         if name == "continued":
           shutil.copytree(stopped, workdir)
         process = start(workdir, frozen)
-        times[name].append(seconds_to_step(process, None))
+        seconds.append(seconds_to_step(process, None))
         end(process, signal.SIGKILL)
         shutil.rmtree(workdir)
   finally:
