@@ -88,10 +88,7 @@ def set_up(
   places = train_state.shardings(shapes, mesh)
   logger.info(
     "parameters: %s of the module, %s of class prototypes",
-    *(
-      f"{parameter_overview.count_parameters(tree):,}"
-      for tree in (shapes.params, prototypes.params(shapes.prototypes))
-    ),
+    *(f"{count:,}" for count in num_parameters(shapes).values()),
   )
 
   def make_step(*, frozen: bool) -> StepFn:
@@ -132,6 +129,18 @@ def set_up(
     frozen_step=make_step(frozen=True),
     evaluator=build.make_evaluator(config, model, mesh),
   )
+
+
+def num_parameters(state: State) -> dict[str, int]:
+  """Returns how many parameters the parts of a state or its shapes hold."""
+  parts = {
+    "module": state.params,
+    "prototypes": prototypes.params(state.prototypes),
+  }
+  return {
+    name: int(parameter_overview.count_parameters(tree))
+    for name, tree in parts.items()
+  }
 
 
 def restore_or_init(

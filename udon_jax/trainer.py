@@ -12,6 +12,7 @@ import numpy as np
 
 from udon_jax import (
   checkpointing,
+  environment,
   errors,
   evaluator,
   partitioning,
@@ -24,14 +25,15 @@ from udon_jax import (
   workdirs,
 )
 from udon_jax import run as runs
-from udon_jax.retrieval import table
+from udon_jax.retrieval import examples, protocol, table
 
 logger = logging.getLogger(__name__)
 
 Tasks = Callable[[], Sequence[structs.RetrievalTask]]
 State = train_state.TrainState
 
-CONFIG_FILE = "config.json"
+# Queries of the final test in every group of examples.json.
+NUM_EXAMPLES = 16
 
 
 def every(step: int, n: int, *, last: int) -> bool:
@@ -88,14 +90,29 @@ def train(
     writer = reporting.Writer(workdir, is_main=is_main, step=start)
     stack.callback(writer.close)
     if is_main:
-      reporting.write_json(workdir / CONFIG_FILE, run.meta.config)
+      _describe(run, workdir)
       results_file.unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
-    results = loop.test(checkpointer)
-  if is_main:
-    reporting.write_json(results_file, results)
+    results, chosen = loop.test(checkpointer)
+    if is_main:
+      reporting.write_json(workdir / reporting.EXAMPLES_FILE, chosen)
+      reporting.write_json(results_file, results)
   return _report(results)
+
+
+def _describe(run: runs.Run, workdir: epath.Path) -> None:
+  """Writes down what is run, and on what."""
+  reporting.write_json(workdir / reporting.CONFIG_FILE, run.meta.config)
+  reporting.write_json(
+    workdir / reporting.ENVIRONMENT_FILE,
+    {
+      **environment.describe(run.mesh),
+      "num_steps": run.num_steps,
+      "frozen_steps": run.frozen_steps,
+      "num_parameters": runs.num_parameters(run.abstract_state),
+    },
+  )
 
 
 def _check_same_run(run, workdir, checkpointer):
@@ -278,17 +295,29 @@ class Loop:
       metrics=metrics,
     )
 
-  def test(self, checkpointer: checkpointing.Checkpointer) -> dict[str, Any]:
-    """Tests the best checkpoint; returns the contents of results.json."""
+  def test(
+    self, checkpointer: checkpointing.Checkpointer
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tests the best checkpoint.
+
+    Returns:
+      The contents of results.json and of examples.json.
+    """
     checkpointer.wait()
     step = checkpointer.best_step
     assert step is not None  # the last step has been validated
     logger.info("testing the best checkpoint, of step %d", step)
     params = checkpointer.restore_params(step, self._run.abstract_state.params)
     results = self._run.evaluator.run(
-      params, self._tasks["test"](), names=evaluator.EMBEDDINGS
+      params, self._tasks["test"](), names=evaluator.EMBEDDINGS, per_query=True
     )
+    found = {name: values.pop("per_query") for name, values in results.items()}
     self._writer.write_scalars(
       self._run.num_steps, reporting.flatten(results, "test")
     )
-    return evaluator.nest({"test": results})
+    chosen = examples.select(
+      found["student"][protocol.MERGED],
+      seed=self._config.seed,
+      num_queries=NUM_EXAMPLES,
+    )
+    return evaluator.nest({"test": results}), {"step": step, "groups": chosen}
