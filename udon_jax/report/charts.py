@@ -1,0 +1,398 @@
+"""Charts as inline SVG whose colours the page decides.
+
+Shapes are drawn in stand-in colours, which are then replaced by variables of
+the style sheet: the same chart is legible on light and on dark. Text stays
+text, in the font of the page.
+
+Shape legend: n points of a curve.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import io
+import re
+
+import matplotlib as mpl
+from matplotlib import axes, figure, ticker
+import numpy as np
+
+from udon_jax.report import reading
+
+# Variables of the style sheet that charts use, and so stand-in colours.
+_NUM_HUES = 8
+VARIABLES = (
+  "ink",
+  "muted",
+  "line",
+  "paper",
+  "band",
+  *(f"hue-{i}" for i in range(_NUM_HUES)),
+  *(f"text-{i}" for i in range(_NUM_HUES)),  # of the same hue, for letters
+)
+INK, MUTED, LINE, PAPER, BAND = (f"#fe00{i:02x}" for i in range(5))
+_STAND_IN = re.compile(r"#fe00([0-9a-f]{2})")
+_MAX_POINTS = 240  # more cannot be told apart at this size
+_MAX_WINDOWS = 40
+_LABEL_GAP = 12  # between labels at the end of lines, in pixels
+_RC = {
+  "svg.fonttype": "none",
+  "svg.hashsalt": "udon_jax",
+  "text.parse_math": False,
+  "font.family": "sans-serif",
+  "font.size": 11,
+  "axes.linewidth": 0.0,
+  "axes.edgecolor": LINE,
+  "axes.labelcolor": MUTED,
+  "xtick.color": MUTED,
+  "ytick.color": MUTED,
+  "xtick.major.size": 0,
+  "ytick.major.size": 0,
+  "xtick.major.pad": 6,
+  "ytick.major.pad": 6,
+  "lines.solid_capstyle": "round",
+  "path.simplify_threshold": 0.2,
+}
+
+
+def hue(number: int) -> str:
+  """Returns the stand-in of a colour of the palette."""
+  return _stand_in(f"hue-{number % _NUM_HUES}")
+
+
+def _stand_in(variable: str) -> str:
+  return f"#fe00{VARIABLES.index(variable):02x}"
+
+
+def _for_text(color: str) -> str:
+  """Returns the stand-in of letters that go with a line."""
+  name = VARIABLES[int(color[-2:], 16)]
+  return _stand_in(name.replace("hue-", "text-"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One line of a chart.
+
+  Attributes:
+    label: written at its end; "" for none.
+    curve: its points.
+    color: a stand-in.
+    dashed: whether it is drawn in dashes.
+    width: in pixels.
+    opacity: of the line.
+  """
+
+  label: str
+  curve: reading.Curve
+  color: str
+  dashed: bool = False
+  width: float = 1.8
+  opacity: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+  """A drawn chart.
+
+  Attributes:
+    name: unique on the page.
+    title: what it shows, with its unit.
+    svg: the drawing.
+  """
+
+  name: str
+  title: str
+  svg: str
+
+
+def lines(
+  name: str,
+  title: str,
+  drawn: Sequence[Line],
+  *,
+  unit: str = "",
+  last_step: int,
+  frozen_steps: int = 0,
+  step_plot: bool = False,
+  log: bool = False,
+  top: float | None = None,
+  bottom: float | None = None,
+  width: int = 400,
+  height: int = 230,
+) -> Chart | None:
+  """Draws curves over steps; returns None if no curve has a point.
+
+  Args:
+    name: unique on the page.
+    title: what it shows.
+    drawn: the lines.
+    unit: "%" where values are fractions, to be shown in percent.
+    last_step: right end of the axis.
+    frozen_steps: of the backbone, shaded.
+    step_plot: whether a value holds until the next one, up to the last step.
+    log: whether the axis of values is logarithmic.
+    top: least upper end of the axis of values.
+    bottom: its lower end.
+    width: in pixels.
+    height: likewise.
+  """
+  drawn = [line for line in drawn if len(line.curve)]
+  if not drawn:
+    return None
+  with mpl.rc_context(_RC):
+    fig, ax = _frame(
+      width, height, right=58 if any(x.label for x in drawn) else 12
+    )
+    if frozen_steps:
+      _shade(ax, frozen_steps)
+    for line in drawn:
+      _plot(ax, line, step_plot=step_plot, last_step=last_step)
+    _scale(ax, log=log, top=top, bottom=bottom, last_step=last_step)
+    if step_plot:
+      _mark_windows(ax, drawn[0].curve.steps)
+    ax.yaxis.set_major_formatter(_formatter(unit, log=log))
+    _label_ends(ax, drawn, last_step=last_step if step_plot else None)
+    text = f"{title}. {_summary(drawn, unit)}"
+    return Chart(name, title, _svg(fig, name, text))
+
+
+def dumbbells(
+  name: str,
+  title: str,
+  pairs: Mapping[str, tuple[float, float]],
+  *,
+  colors: Mapping[str, str],
+  names: tuple[str, str],
+) -> Chart:
+  """Draws two fractions of every row on one axis, in percent.
+
+  Args:
+    name: unique on the page.
+    title: what it shows.
+    pairs: the two values of every row.
+    colors: stand-in of every row.
+    names: what the two are; the first is a full dot, the second an open one.
+  """
+  with mpl.rc_context(_RC):
+    fig, ax = _frame(620, 46 + 24 * len(pairs), left=64, right=20)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(len(pairs) - 0.4, -0.6)
+    ax.xaxis.grid(visible=True, color=LINE, linewidth=1)
+    ax.yaxis.grid(visible=False)
+    ax.xaxis.set_major_formatter(_formatter("%", log=False))
+    ax.set_yticks(range(len(pairs)), list(pairs))
+    for label, row in zip(ax.get_yticklabels(), pairs, strict=True):
+      label.set_color(INK)
+      label.set_fontweight("bold" if row == "mean" else "normal")
+    for row, (label, (first, second)) in enumerate(pairs.items()):
+      color = colors.get(label, INK)
+      ax.plot([first, second], [row, row], color=color, linewidth=2, alpha=0.5)
+      ax.plot([second], [row], "o", ms=9, mec=color, mfc=PAPER, mew=2)
+      ax.plot([first], [row], "o", ms=9, mec=color, mfc=color, mew=2)
+    told = (
+      f"{label} {names[0]} {100 * a:.1f}, {names[1]} {100 * b:.1f}"
+      for label, (a, b) in pairs.items()
+    )
+    return Chart(name, title, _svg(fig, name, f"{title}: {'; '.join(told)}"))
+
+
+def thin(curve: reading.Curve) -> reading.Curve:
+  """Returns means of as many neighbouring points as a chart can show."""
+  if len(curve) <= _MAX_POINTS:
+    return curve
+  parts = np.array_split(np.arange(len(curve)), _MAX_POINTS)
+  return reading.Curve(
+    np.array([curve.steps[part[-1]] for part in parts]),
+    np.array([curve.values[part].mean() for part in parts]),
+  )
+
+
+def _frame(
+  width: int, height: int, *, left: int = 44, right: int
+) -> tuple[figure.Figure, axes.Axes]:
+  """Returns a figure of so many pixels, with axes but for the margins."""
+  fig = figure.Figure(figsize=(width / 72, height / 72), dpi=72)
+  fig.patch.set_alpha(0)
+  ax = fig.add_axes(
+    (
+      left / width,
+      24 / height,
+      (width - left - right) / width,
+      (height - 24 - 10) / height,
+    )
+  )
+  ax.patch.set_alpha(0)
+  ax.yaxis.grid(visible=True, color=LINE, linewidth=1)
+  ax.set_axisbelow(True)
+  return fig, ax
+
+
+def _plot(ax, line, *, step_plot, last_step):
+  """Draws one line."""
+  curve = line.curve if step_plot else thin(line.curve)
+  steps, values = curve.steps, curve.values
+  if step_plot:
+    steps, values = np.append(steps, last_step), np.append(values, values[-1])
+  ax.plot(
+    steps,
+    values,
+    color=line.color,
+    linewidth=line.width,
+    linestyle=(0, (3, 2)) if line.dashed else "-",
+    alpha=line.opacity,
+    drawstyle="steps-post" if step_plot else "default",
+    marker="o" if len(steps) == 1 else None,
+    markersize=4,
+  )
+
+
+def _scale(ax, *, log, top, bottom, last_step):
+  """Sets the axes' ranges and ticks."""
+  ax.set_xlim(0, max(last_step, 1))
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+  ax.xaxis.set_major_formatter(lambda step, _: format_steps(step))
+  if log:
+    ax.set_yscale("log")
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
+    return
+  low, high = ax.get_ylim()
+  low = min(low, bottom) if bottom is not None else low
+  if bottom is not None:
+    low = bottom
+  ax.set_ylim(low, high if top is None else max(top, high))
+  ax.yaxis.set_major_locator(ticker.MaxNLocator(4))
+
+
+def _shade(ax, frozen_steps):
+  """Marks the steps at which the backbone sits still."""
+  ax.axvspan(0, frozen_steps, color=BAND, linewidth=0, zorder=0)
+
+
+def _mark_windows(ax, starts):
+  """Marks where windows of the sampler start."""
+  if len(starts) <= _MAX_WINDOWS:
+    for start in starts:
+      ax.axvline(start, color=LINE, linewidth=1, zorder=0)
+
+
+def _label_ends(ax, drawn, *, last_step):
+  """Writes the labels of lines at their right ends, apart from another."""
+  drawn = [line for line in drawn if line.label]
+  if not drawn:
+    return
+  to_pixels, from_pixels = ax.transData, ax.transAxes.inverted()
+  ends = []
+  for line in drawn:
+    curve = thin(line.curve)
+    ends.append((last_step or curve.steps[-1], curve.values[-1]))
+  box = ax.get_window_extent()
+  at = to_pixels.transform(ends)
+  for i, y in _spread(at[:, 1], low=box.y0, high=box.y1):
+    end = from_pixels.transform(at[i])
+    place = from_pixels.transform((box.x1, y))
+    ax.plot(
+      [end[0], 1.0, 1.0 + 8 / box.width],
+      [end[1], end[1], place[1]],
+      color=drawn[i].color,
+      linewidth=0.8,
+      alpha=0.5 if end[0] > 0.99 else 0.0,
+      transform=ax.transAxes,
+      clip_on=False,
+    )
+    ax.text(
+      1.0 + 11 / box.width,
+      place[1],
+      drawn[i].label,
+      color=_for_text(drawn[i].color),
+      transform=ax.transAxes,
+      va="center_baseline",
+      clip_on=False,
+    )
+
+
+def _spread(
+  heights: np.ndarray, *, low: float, high: float
+) -> list[tuple[int, float]]:
+  """Returns (number, height) of labels, moved apart as little as needed."""
+  order = np.argsort(heights, kind="stable")
+  gap = min(_LABEL_GAP, (high - low) / max(len(order) - 1, 1))
+  placed = [float(np.clip(heights[i], low, high)) for i in order]
+  for i in range(1, len(placed)):
+    placed[i] = max(placed[i], placed[i - 1] + gap)
+  ceiling = high
+  for i in reversed(range(len(placed))):
+    placed[i] = min(placed[i], ceiling)
+    ceiling = placed[i] - gap
+  return list(zip(order.tolist(), placed, strict=True))
+
+
+def _formatter(unit, *, log):
+  """Returns how values are written at the axis."""
+  if unit == "%":
+    return ticker.PercentFormatter(1.0, decimals=None, symbol="")
+  if log:
+    return ticker.FuncFormatter(lambda x, _: f"{x:g}")
+  return ticker.FuncFormatter(lambda x, _: format_number(x))
+
+
+def format_steps(step: float) -> str:
+  """Returns 950, 1.5k, 20k, 2M."""
+  return format_number(step)
+
+
+def format_number(value: float) -> str:
+  """Returns a number as short as it can be told: 0.05, 12, 1.5k, 2M."""
+  for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{letter}"
+  return f"{value:.3g}"
+
+
+def _summary(drawn, unit):
+  """Returns the last values of lines, for those who cannot see them."""
+  factor = 100 if unit == "%" else 1
+  told = ", ".join(
+    f"{x.label or 'value'} {factor * x.curve.values[-1]:.3g}"
+    for x in drawn[:12]
+  )
+  return f"At step {max(x.curve.steps[-1] for x in drawn)}: {told}" + (
+    " percent" if unit == "%" else ""
+  )
+
+
+def _svg(fig: figure.Figure, name: str, text: str) -> str:
+  """Returns a figure as an element for the page."""
+  file = io.StringIO()
+  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+  fig.savefig(file, format="svg", metadata=nothing)
+  svg = file.getvalue()
+  svg = svg[svg.index("<svg") :]
+  width, height = (72 * side for side in fig.get_size_inches())
+  head = (
+    f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+    f'aria-label="{_escape(text)}">'
+  )
+  svg = head + svg[svg.index(">") + 1 :]
+  # Its style would be that of the whole page; metadata name a web address.
+  svg = re.sub(
+    r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>",
+    "",
+    svg,
+    flags=re.DOTALL,
+  )
+  # Names are unique within a chart; prefixed they are so on the page.
+  svg = re.sub(r'\bid="', f'id="{name}-', svg)
+  svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
+  svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+  # The font is the page's; versions of matplotlib write it in two ways.
+  svg = re.sub(r"font: ([^'\";]*?px) [^;\"]*", r"font: \1 var(--sans)", svg)
+  svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
+  svg = _STAND_IN.sub(lambda m: f"var(--{VARIABLES[int(m[1], 16)]})", svg)
+  return re.sub(r"\n\s*", "\n", svg)
+
+
+def _escape(text: str) -> str:
+  """Returns text for an attribute."""
+  for char, entity in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot")):
+    text = text.replace(char, f"&{entity};")
+  return text
