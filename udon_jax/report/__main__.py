@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import logging
 
 from absl import flags
+from etils import epath
 
 from udon_jax import cli, errors, report
 
@@ -30,16 +31,35 @@ _DATA = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
   """Reports as the flags say."""
-  folders = argv[1:]
+  file = _compare(argv[1:]) if _COMPARE.value else _report(argv[1:])
+  logger.info("written: %s", file)
+
+
+def _compare(folders: Sequence[str]) -> epath.Path:
+  """Compares the runs of some folders."""
+  for flag in (_WORKDIR, _DATA):
+    if flag.value is not None:
+      raise errors.UserError(
+        f"--{flag.name} does not go with --compare; name all folders after it: "
+        "--compare DIR DIR ..."
+      )
+  return report.write_comparison(folders, output=_OUTPUT.value)
+
+
+def _report(arguments: Sequence[str]) -> epath.Path:
+  """Reports one run."""
+  if arguments:
+    raise errors.UserError(
+      f"unexpected argument {arguments[0]!r}; folders follow --compare"
+    )
   if _WORKDIR.value is None:
     raise errors.UserError(
       "--workdir is missing; give the folder of a run, or --compare DIR DIR"
     )
-  file = report.write(
+  return report.write(
     _WORKDIR.value, output=_OUTPUT.value, data_dir=_DATA.value
   )
-  logger.info("written: %s", file)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, takes_arguments=True)

@@ -19,20 +19,21 @@ import numpy as np
 from udon_jax.report import reading
 
 # Variables of the style sheet that charts use, and so stand-in colours.
-_NUM_HUES = 8
+NUM_HUES = 8
 VARIABLES = (
   "ink",
   "muted",
   "line",
   "paper",
   "band",
-  *(f"hue-{i}" for i in range(_NUM_HUES)),
-  *(f"text-{i}" for i in range(_NUM_HUES)),  # of the same hue, for letters
+  *(f"hue-{i}" for i in range(NUM_HUES)),
+  *(f"text-{i}" for i in range(NUM_HUES)),  # of the same hue, for letters
 )
 INK, MUTED, LINE, PAPER, BAND = (f"#fe00{i:02x}" for i in range(5))
 _STAND_IN = re.compile(r"#fe00([0-9a-f]{2})")
 _MAX_POINTS = 240  # more cannot be told apart at this size
 _MAX_WINDOWS = 40
+_LEAST_RANGE = 1e-6  # of an axis, where all values are 0
 _LABEL_GAP = 12  # between labels at the end of lines, in pixels
 _RC = {
   "svg.fonttype": "none",
@@ -56,7 +57,7 @@ _RC = {
 
 def hue(number: int) -> str:
   """Returns the stand-in of a colour of the palette."""
-  return _stand_in(f"hue-{number % _NUM_HUES}")
+  return _stand_in(f"hue-{number % NUM_HUES}")
 
 
 def _stand_in(variable: str) -> str:
@@ -97,11 +98,13 @@ class Chart:
   Attributes:
     name: unique on the page.
     title: what it shows, with its unit.
+    detail: said after the title.
     svg: the drawing.
   """
 
   name: str
   title: str
+  detail: str
   svg: str
 
 
@@ -110,15 +113,16 @@ def lines(
   title: str,
   drawn: Sequence[Line],
   *,
+  detail: str = "",
   unit: str = "",
   last_step: int,
   frozen_steps: int = 0,
   step_plot: bool = False,
-  log: bool = False,
+  windows: bool = False,
   top: float | None = None,
   bottom: float | None = None,
-  width: int = 400,
-  height: int = 230,
+  width: int = 360,
+  height: int = 210,
 ) -> Chart | None:
   """Draws curves over steps; returns None if no curve has a point.
 
@@ -126,11 +130,12 @@ def lines(
     name: unique on the page.
     title: what it shows.
     drawn: the lines.
+    detail: said after the title.
     unit: "%" where values are fractions, to be shown in percent.
     last_step: right end of the axis.
     frozen_steps: of the backbone, shaded.
     step_plot: whether a value holds until the next one, up to the last step.
-    log: whether the axis of values is logarithmic.
+    windows: whether to mark the first line's points as starts of windows.
     top: least upper end of the axis of values.
     bottom: its lower end.
     width: in pixels.
@@ -147,13 +152,13 @@ def lines(
       _shade(ax, frozen_steps)
     for line in drawn:
       _plot(ax, line, step_plot=step_plot, last_step=last_step)
-    _scale(ax, log=log, top=top, bottom=bottom, last_step=last_step)
-    if step_plot:
+    _scale(ax, top=top, bottom=bottom, last_step=last_step)
+    if windows:
       _mark_windows(ax, drawn[0].curve.steps)
-    ax.yaxis.set_major_formatter(_formatter(unit, log=log))
+    ax.yaxis.set_major_formatter(_formatter(unit))
     _label_ends(ax, drawn, last_step=last_step if step_plot else None)
     text = f"{title}. {_summary(drawn, unit)}"
-    return Chart(name, title, _svg(fig, name, text))
+    return Chart(name, title, detail, _svg(fig, name, text))
 
 
 def dumbbells(
@@ -161,6 +166,7 @@ def dumbbells(
   title: str,
   pairs: Mapping[str, tuple[float, float]],
   *,
+  detail: str,
   colors: Mapping[str, str],
   names: tuple[str, str],
 ) -> Chart:
@@ -170,30 +176,34 @@ def dumbbells(
     name: unique on the page.
     title: what it shows.
     pairs: the two values of every row.
+    detail: said after the title.
     colors: stand-in of every row.
     names: what the two are; the first is a full dot, the second an open one.
   """
   with mpl.rc_context(_RC):
-    fig, ax = _frame(620, 46 + 24 * len(pairs), left=64, right=20)
-    ax.set_xlim(0, 1)
+    fig, ax = _frame(360, 46 + 20 * len(pairs), left=58, right=14)
+    highest = max(max(pair) for pair in pairs.values())
+    ax.set_xlim(0, min(1.02, max(1.15 * highest, 0.05)))
+    ax.xaxis.set_major_locator(_few_ticks())
     ax.set_ylim(len(pairs) - 0.4, -0.6)
     ax.xaxis.grid(visible=True, color=LINE, linewidth=1)
     ax.yaxis.grid(visible=False)
-    ax.xaxis.set_major_formatter(_formatter("%", log=False))
+    ax.xaxis.set_major_formatter(_formatter("%"))
     ax.set_yticks(range(len(pairs)), list(pairs))
     for label, row in zip(ax.get_yticklabels(), pairs, strict=True):
       label.set_color(INK)
       label.set_fontweight("bold" if row == "mean" else "normal")
     for row, (label, (first, second)) in enumerate(pairs.items()):
       color = colors.get(label, INK)
-      ax.plot([first, second], [row, row], color=color, linewidth=2, alpha=0.5)
-      ax.plot([second], [row], "o", ms=9, mec=color, mfc=PAPER, mew=2)
-      ax.plot([first], [row], "o", ms=9, mec=color, mfc=color, mew=2)
+      ax.plot([first, second], [row, row], color=color, linewidth=2, alpha=0.45)
+      ax.plot([second], [row], "o", ms=7.5, mec=color, mfc=PAPER, mew=2)
+      ax.plot([first], [row], "o", ms=7.5, mec=color, mfc=color, mew=2)
     told = (
       f"{label} {names[0]} {100 * a:.1f}, {names[1]} {100 * b:.1f}"
       for label, (a, b) in pairs.items()
     )
-    return Chart(name, title, _svg(fig, name, f"{title}: {'; '.join(told)}"))
+    svg = _svg(fig, name, f"{title}: {'; '.join(told)}")
+    return Chart(name, title, detail, svg)
 
 
 def thin(curve: reading.Curve) -> reading.Curve:
@@ -246,21 +256,23 @@ def _plot(ax, line, *, step_plot, last_step):
   )
 
 
-def _scale(ax, *, log, top, bottom, last_step):
+def _scale(ax, *, top, bottom, last_step):
   """Sets the axes' ranges and ticks."""
   ax.set_xlim(0, max(last_step, 1))
-  ax.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
-  ax.xaxis.set_major_formatter(lambda step, _: format_steps(step))
-  if log:
-    ax.set_yscale("log")
-    ax.yaxis.set_minor_locator(ticker.NullLocator())
-    return
+  ax.xaxis.set_major_locator(_few_ticks())
+  ax.xaxis.set_major_formatter(lambda step, _: format_number(step))
   low, high = ax.get_ylim()
-  low = min(low, bottom) if bottom is not None else low
+  if top is not None:
+    high = max(top, high)
   if bottom is not None:
-    low = bottom
-  ax.set_ylim(low, high if top is None else max(top, high))
-  ax.yaxis.set_major_locator(ticker.MaxNLocator(4))
+    low, high = bottom, max(high, bottom + _LEAST_RANGE)
+  ax.set_ylim(low, high)
+  ax.yaxis.set_major_locator(_few_ticks())
+
+
+def _few_ticks():
+  """Returns a locator of a few round numbers."""
+  return ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
 
 
 def _shade(ax, frozen_steps):
@@ -326,18 +338,11 @@ def _spread(
   return list(zip(order.tolist(), placed, strict=True))
 
 
-def _formatter(unit, *, log):
+def _formatter(unit):
   """Returns how values are written at the axis."""
   if unit == "%":
-    return ticker.PercentFormatter(1.0, decimals=None, symbol="")
-  if log:
-    return ticker.FuncFormatter(lambda x, _: f"{x:g}")
+    return ticker.FuncFormatter(lambda x, _: f"{100 * x:.3g}")
   return ticker.FuncFormatter(lambda x, _: format_number(x))
-
-
-def format_steps(step: float) -> str:
-  """Returns 950, 1.5k, 20k, 2M."""
-  return format_number(step)
 
 
 def format_number(value: float) -> str:

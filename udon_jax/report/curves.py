@@ -1,6 +1,6 @@
 """The charts of a run, section by section."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -8,12 +8,13 @@ import markupsafe
 
 from udon_jax.report import charts, reading, tables
 
-_TITLES = {
+TITLES = {
   "loss": "Total loss",
   "teacher_classification": "Teacher classification",
   "student_classification": "Student classification",
   "logit_distillation": "Logit distillation",
   "relation_distillation": "Relation distillation",
+  "grad_norm": "Norm of the gradient",
 }
 _SPEED = {
   "speed/images_per_second": ("Images per second", "", None),
@@ -23,10 +24,12 @@ _SPEED = {
 }
 _RATES = {"learning_rate/heads": "heads", "learning_rate/backbone": "backbone"}
 
+SMALL: dict[str, Any] = {"width": 262, "height": 156}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Charts of one size: "wide", "medium" or "small"."""
+  """Charts of one size: "medium" or "small"."""
 
   size: str
   charts: Sequence[Any]
@@ -58,10 +61,10 @@ def sections(
     _rates(run),
     _speed(run),
   )
-  return [section for section in map(_filled, made) if section.rows]
+  return [section for section in map(filled, made) if section.rows]
 
 
-def _filled(section: Section) -> Section:
+def filled(section: Section) -> Section:
   """Returns a section without charts that have no data, ready for the page."""
   rows = [
     Row(row.size, [markup(chart) for chart in row.charts if chart])
@@ -72,121 +75,154 @@ def _filled(section: Section) -> Section:
 
 def markup(chart: charts.Chart) -> charts.Chart:
   """Returns a chart whose drawing a template takes as it is."""
-  svg = markupsafe.Markup(chart.svg)  # noqa: S704 (escaped where it is drawn)
+  svg = markupsafe.Markup(chart.svg)  # escaped where it was drawn
   return dataclasses.replace(chart, svg=svg)
 
 
 def _teachers(run, colors, results) -> Section:
   """Each domain's teacher against the student."""
-  scores = _scores(results)
-  overview = None
-  if scores:
-    overview = charts.dumbbells(
-      "teachers",
-      "R@1 with separate indexes, %: student ● and teacher ○",
-      scores,
+  overview = [
+    _dumbbells(
+      f"teachers-{label.split('@')[0]}",
+      f"{label}, separate, %",
+      _scores(results, key, ("student", "separate"), ("teacher", "separate")),
       colors=colors,
       names=("student", "teacher"),
     )
-  pairs = []
-  for i, name in enumerate(run.domains):
-    title = name
-    if name in scores:
-      student, teacher = map(tables.percent, scores[name])
-      title = f"{name}: R@1 {student} student, {teacher} teacher"
-    pairs.append(
-      charts.lines(
-        f"teacher-{i}",
-        title,
-        [
-          charts.Line(
-            "student",
-            run.curve("student_classification", domain=name),
-            colors[name],
-          ),
-          charts.Line(
-            "teacher",
-            run.curve("teacher_classification", domain=name),
-            colors[name],
-            dashed=True,
-          ),
-        ],
-        last_step=run.last_step,
-        frozen_steps=run.frozen_steps,
-        bottom=0.0,
-        width=300,
-        height=170,
-      )
+    for key, label in tables.METRICS
+  ]
+  overview.append(
+    _dumbbells(
+      "indexes",
+      "R@1 of the student, %",
+      _scores(
+        results, "recall@1", ("student", "separate"), ("student", "merged")
+      ),
+      colors=colors,
+      names=("separate", "merged"),
     )
+  )
+  pairs = [
+    charts.lines(
+      f"teacher-{i}",
+      name,
+      [
+        charts.Line(
+          "student",
+          run.curve("student_classification", domain=name),
+          colors[name],
+        ),
+        charts.Line(
+          "teacher",
+          run.curve("teacher_classification", domain=name),
+          colors[name],
+          dashed=True,
+        ),
+      ],
+      detail="classification loss",
+      last_step=run.last_step,
+      frozen_steps=run.frozen_steps,
+      bottom=0.0,
+      **SMALL,
+    )
+    for i, name in enumerate(run.domains)
+  ]
   return Section(
     "teachers",
     "Teacher and student",
-    "Of every domain: the classification losses of its teacher (dashed) and of "
-    "the student (solid) over the steps.",
-    [Row("wide", [overview]), Row("small", pairs)],
+    "What the student reaches of its teachers, and what the merged index costs "
+    "it; below, of every domain, the classification losses of student (solid) "
+    "and teacher (dashed) over the steps.",
+    [Row("medium", overview), Row("small", pairs)],
   )
 
 
-def _scores(results) -> dict[str, tuple[float, float]]:
-  """Returns {domain: recall@1 of student and teacher, separate indexes}."""
-  by_name = []
-  for name in ("student", "teacher"):
-    by_split = ((results or {}).get(name) or {}).get("separate") or {}
-    by_name.append(by_split.get("test") or {})
-  student, teacher = by_name
+def _dumbbells(name, title, scores, *, colors, names) -> charts.Chart | None:
+  """Returns a chart of two values a domain, None without results."""
+  if not scores:
+    return None
+  return charts.dumbbells(
+    name,
+    title,
+    scores,
+    detail=f"● {names[0]} ○ {names[1]}",
+    colors=colors,
+    names=names,
+  )
+
+
+def _scores(
+  results: Mapping[str, Any] | None, key: str, *places: tuple[str, str]
+) -> dict[str, tuple[float, float]]:
+  """Returns {domain: values of a metric at two places} of a test.
+
+  Args:
+    results: in the form of results.json.
+    key: name of the metric.
+    places: two (embedding, protocol).
+  """
+  first, second = (
+    ((results or {}).get(name, {}).get(kind, {})).get("test", {})
+    for name, kind in places
+  )
   return {
-    domain: (student[domain]["recall@1"], teacher[domain]["recall@1"])
-    for domain in student
-    if "recall@1" in student[domain] and "recall@1" in teacher.get(domain, {})
+    domain: (first[domain][key], second[domain][key])
+    for domain in first
+    if key in first[domain] and key in second.get(domain, {})
   }
 
 
 def _validation(run, colors) -> Section:
   """Recall and mMP over the steps."""
-  means, students = [], []
-  for key, label in tables.METRICS:
-    means.append(
-      charts.lines(
-        f"validation-mean-{label.split('@')[0]}",
-        f"{label}, mean over domains, merged index, %",
-        [
-          charts.Line(
-            name,
-            run.curve(f"val/{name}/merged/mean/{key}"),
-            charts.INK if name == "student" else charts.MUTED,
-            dashed=name == "teacher",
-            width=2.2 if name == "student" else 1.4,
-          )
-          for name in ("student", "teacher", "backbone")
-        ],
-        unit="%",
-        last_step=run.last_step,
-        frozen_steps=run.frozen_steps,
-        bottom=0.0,
-      )
+  shown = (
+    ("recall@1", "R@1", "merged"),
+    ("mmp@5", "mMP@5", "merged"),
+    ("recall@1", "R@1", "separate"),
+  )
+  means = [
+    charts.lines(
+      f"validation-{label.split('@')[0]}-{kind}",
+      f"{label}, mean, {kind}, %",
+      [
+        charts.Line(
+          name,
+          run.curve(f"val/{name}/{kind}/mean/{key}"),
+          charts.INK if name == "student" else charts.MUTED,
+          dashed=name == "teacher",
+          width=2.2 if name == "student" else 1.4,
+        )
+        for name in ("student", "teacher", "backbone")
+      ],
+      unit="%",
+      last_step=run.last_step,
+      frozen_steps=run.frozen_steps,
+      bottom=0.0,
     )
-    students.append(
-      charts.lines(
-        f"validation-domains-{label.split('@')[0]}",
-        f"{label} of the student by domain, merged index, %",
-        _by_domain(
-          {
-            name: run.curve(f"val/student/merged/{name}/{key}")
-            for name in run.domains
-          },
-          colors,
-        ),
-        unit="%",
-        last_step=run.last_step,
-        frozen_steps=run.frozen_steps,
-        bottom=0.0,
-      )
+    for key, label, kind in shown
+  ]
+  students = [
+    charts.lines(
+      f"validation-{label.split('@')[0]}-{kind}-domains",
+      f"{label} of the student, {kind}, %",
+      _by_domain(
+        {
+          name: run.curve(f"val/student/{kind}/{name}/{key}")
+          for name in run.domains
+        },
+        colors,
+      ),
+      unit="%",
+      last_step=run.last_step,
+      frozen_steps=run.frozen_steps,
+      bottom=0.0,
     )
+    for key, label, kind in shown
+  ]
   return Section(
     "validation",
     "Validation",
     "On the validation splits; the checkpoint with the highest mean R@1 of the "
-    "student is the best one.",
+    "student in the merged index is the best one.",
     [Row("medium", [*means, *students])],
   )
 
@@ -196,13 +232,13 @@ def _losses(run, colors) -> Section:
   made = [
     charts.lines(
       f"losses-{term}",
-      _TITLES[term],
+      TITLES[term],
       _by_domain(run.losses(term), colors),
       last_step=run.last_step,
       frozen_steps=run.frozen_steps,
       bottom=0.0,
     )
-    for term in reading.TERMS
+    for term in (*reading.TERMS, "grad_norm")
   ]
   return Section(
     "losses",
@@ -215,25 +251,49 @@ def _losses(run, colors) -> Section:
 
 def _sampling(run, colors) -> Section:
   """How often each domain is drawn."""
-  weights = run.weights()
-  equal = 1 / max(len(run.domains), 1)
-  chart = charts.lines(
-    "weights",
-    "Share of the steps, %",
-    _by_domain(weights, colors),
-    unit="%",
-    last_step=run.last_step,
-    step_plot=True,
-    bottom=0.0,
-    top=2 * equal,
-    width=820,
-    height=300,
+  weights = {name: run.weight(name) for name in run.domains}
+  top = max(
+    (max(curve.values) for curve in weights.values() if len(curve)), default=0
   )
+  options: dict[str, Any] = {
+    "unit": "%",
+    "last_step": run.last_step,
+    "step_plot": True,
+    "windows": True,
+    "bottom": 0.0,
+    "top": 1.1 * top,
+  }
   return Section(
     "sampling",
     "Sampling",
-    "The weight of every domain, window by window of the sampler.",
-    [Row("wide", [chart])],
+    "The share of the steps that every domain gets. Lines mark the windows of "
+    "the sampler, at whose start the shares are set.",
+    [
+      Row(
+        "medium",
+        [
+          charts.lines(
+            "weights",
+            "All domains, %",
+            _by_domain(weights, colors),
+            **options,
+          )
+        ],
+      ),
+      Row(
+        "small",
+        [
+          charts.lines(
+            f"weight-{i}",
+            f"{name}, %",
+            [charts.Line("", weights[name], colors[name], width=2)],
+            **options,
+            **SMALL,
+          )
+          for i, name in enumerate(run.domains)
+        ],
+      ),
+    ],
   )
 
 
@@ -250,15 +310,13 @@ def _rates(run) -> Section:
     last_step=run.last_step,
     frozen_steps=run.frozen_steps,
     bottom=0.0,
-    width=820,
-    height=240,
   )
   return Section(
     "rates",
     "Learning rates",
     "Of the projections and classifiers (heads), and of the backbone."
     + _frozen_note(run),
-    [Row("wide", [chart])],
+    [Row("medium", [chart])],
   )
 
 
@@ -273,8 +331,7 @@ def _speed(run) -> Section:
       top=top,
       last_step=run.last_step,
       bottom=0.0,
-      width=300,
-      height=170,
+      **SMALL,
     )
     for key, (title, unit, top) in _SPEED.items()
   ]
@@ -295,9 +352,7 @@ def _frozen_note(run) -> str:
 def _by_domain(
   by_domain: Mapping[str, reading.Curve], colors: Mapping[str, str]
 ) -> list[charts.Line]:
-  return list(_lines(by_domain, colors))
-
-
-def _lines(by_domain, colors) -> Iterator[charts.Line]:
-  for name, curve in by_domain.items():
-    yield charts.Line(name, curve, colors[name], width=1.6)
+  return [
+    charts.Line(name, curve, colors[name], width=1.6)
+    for name, curve in by_domain.items()
+  ]

@@ -1,7 +1,7 @@
 """The pictures of a report: queries of the final test and what they found."""
 
-from collections.abc import Iterator, Mapping, Sequence
 import base64
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import io
@@ -22,8 +22,7 @@ _TITLES = {
   ),
   examples.WORST: (
     "Worst",
-    "Wrong answers: the most confident mistakes, then the queries of the "
-    "lowest mMP@5.",
+    "Wrong answers, domain by domain in turn.",
   ),
   examples.CROSS_DOMAIN: (
     "Across domains",
@@ -66,21 +65,27 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A query, its neighbours, and why it is shown."""
+  """A query and its neighbours."""
 
   query: Image
   neighbours: Sequence[Image]
-  reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Examples under one title."""
+  """Examples under one title.
+
+  Attributes:
+    name: in examples.json.
+    title: for the page.
+    text: what they are.
+    parts: {why they were chosen: examples}.
+  """
 
   name: str
   title: str
   text: str
-  examples: Sequence[Example]
+  parts: Mapping[str, Sequence[Example]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +187,7 @@ def read(chosen: Mapping[str, Any], data_dir: epath.PathLike | None) -> Gallery:
   pictures = Pictures(data_dir)
   try:
     groups = [
-      Group(
-        name, *_TITLES[name], examples=list(_examples(listed, pictures))
-      )
+      Group(name, *_TITLES[name], parts=_parts(listed, pictures))
       for name, listed in chosen["groups"].items()
     ]
     return Gallery(groups, int(chosen["step"]), pictures.problem)
@@ -194,15 +197,19 @@ def read(chosen: Mapping[str, Any], data_dir: epath.PathLike | None) -> Gallery:
     ) from error
 
 
-def _examples(
+def _parts(
   listed: Sequence[Mapping[str, Any]], pictures: Pictures
-) -> Iterator[Example]:
+) -> dict[str, list[Example]]:
+  """Returns examples by the reason of their choice, "" where there is none."""
+  parts: dict[str, list[Example]] = {}
   for example in listed:
-    yield Example(
-      query=_image(example["query"], pictures),
-      neighbours=[_image(image, pictures) for image in example["neighbours"]],
-      reason=example.get("reason", ""),
+    parts.setdefault(example.get("reason", ""), []).append(
+      Example(
+        query=_image(example["query"], pictures),
+        neighbours=[_image(image, pictures) for image in example["neighbours"]],
+      )
     )
+  return parts
 
 
 def _image(image: Mapping[str, Any], pictures: Pictures) -> Image:

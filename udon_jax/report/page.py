@@ -43,8 +43,8 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
     )
   contents = [
     ("results", "Results"),
-    *([("examples", "Examples")] if pictures else []),
     *((section.id, section.title) for section in sections),
+    *([("examples", "Examples")] if pictures else []),
     ("config", "Config"),
     ("environment", "Environment"),
   ]
@@ -80,7 +80,7 @@ def fill(template: str, **values: Any) -> str:
   )
   css = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
   return environment.get_template(template).render(
-    css=markupsafe.Markup(css),  # noqa: S704 (our own file)
+    css=markupsafe.Markup(css),
     **values,
   )
 
@@ -185,7 +185,7 @@ def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
   commit = environment.get("git_commit")
   told = {
     "started": environment.get("started"),
-    "devices": f"{environment.get('num_devices')} × "
+    "devices": f"{environment.get('num_devices')} x "
     f"{environment.get('device_kind')}",
     "processes": environment.get("num_processes"),
     "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.items()),

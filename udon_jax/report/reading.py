@@ -16,7 +16,6 @@ import numpy as np
 from udon_jax import errors, losses, reporting
 
 TERMS = ("loss", *losses.TERMS)
-_WEIGHT = "sampler_weight/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +88,24 @@ class Run:
     """Returns a loss term of every domain."""
     return {name: self.curve(term, domain=name) for name in self.domains}
 
-  def weights(self) -> dict[str, Curve]:
-    """Returns the sampling weights of every domain, a point a window."""
-    return {name: self.curve(_WEIGHT + name) for name in self.domains}
+  def mean_loss(self, term: str) -> Curve:
+    """Returns the mean of a loss term over all domains.
+
+    Of a domain that was not trained since the last log point its last value
+    counts; the curve starts where every domain has one.
+    """
+    latest: dict[str, float] = {}
+    points: dict[int, float] = {}
+    for line in self.lines:
+      if term in line and line.get("domain") in self.domains:
+        latest[line["domain"]] = line[term]
+        if len(latest) == len(self.domains):
+          points[line["step"]] = float(np.mean(list(latest.values())))
+    return _curve(iter(points.items()))
+
+  def weight(self, domain: str) -> Curve:
+    """Returns the sampling weight of a domain, a point a window."""
+    return self.curve(f"sampler_weight/{domain}")
 
   def validations(self) -> dict[int, dict[str, Any]]:
     """Returns {step: results}, in the form of results.json."""

@@ -10,7 +10,7 @@ from udon_jax import build, default_config
 METRICS = (("recall@1", "R@1"), ("mmp@5", "mMP@5"))
 KINDS = ("merged", "separate")
 MEAN = "mean"
-MISSING = "–"
+MISSING = "-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,25 @@ def results_tables(results: Mapping[str, Any]) -> list[Table]:
     for split in by_split
   )
   return [_table(results, split) for split in splits]
+
+
+def value(
+  results: Mapping[str, Any] | None,
+  place: tuple[str, str],
+  domain: str,
+  key: str,
+) -> float | None:
+  """Returns a value of the test, None where there is none.
+
+  Args:
+    results: in the form of results.json.
+    place: (embedding, protocol).
+    domain: its name, or "mean".
+    key: name of the metric.
+  """
+  name, kind = place
+  by_split = (results or {}).get(name, {}).get(kind, {})
+  return by_split.get("test", {}).get(domain, {}).get(key)
 
 
 def _table(results: Mapping[str, Any], split: str) -> Table:

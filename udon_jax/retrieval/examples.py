@@ -18,8 +18,8 @@ WORST = "worst"
 CROSS_DOMAIN = "cross_domain"
 GROUPS = (RANDOM, WORST, CROSS_DOMAIN)
 # Why a query is among the worst.
-CONFIDENT = "confident mistake"
-LOWEST = "lowest precision"
+CONFIDENT = "most confident mistakes"
+LOWEST = "lowest mMP"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +64,14 @@ def select(
     num_neighbours: at most so many of each query.
 
   Returns:
-    {group: [{"query": image, "num_positives": n, "neighbours": [{**image,
-    "score": s, "hit": h}, ...], "reason": why, among the worst}, ...]} for the
-    groups "random"; "worst": for one half the misses with the highest score,
-    for the other those with the lowest mMP; a query without any positive is
-    none of them; and "cross_domain": misses whose nearest neighbour has another domain,
-    highest score first. An image is {"domain", "split", "position", "key",
-    "labels"}. A query comes once in a group.
+    {group: [example]}, with three groups. "random". "worst": for one half the
+    misses with the highest score, for the other those with the lowest mMP;
+    queries that nothing in the index answers are not among them.
+    "cross_domain": misses whose nearest neighbour has another domain, highest
+    score first. A query comes once in a group. An example is {"query": image,
+    "num_positives": n, "neighbours": [{**image, "score": s, "hit": h}, ...],
+    "reason": why, among the worst}, an image {"domain", "split", "position",
+    "key", "labels"}.
   """
   located = [record.locate() for record in found]
   pool = _pool(found, [part for part, _ in located], num_neighbours)
@@ -134,9 +135,7 @@ def _pool(
         answerable=record.num_positives > 0,
         same_domain=own[part[:, 0]],
         score=record.scores[:, 0],
-        precision=metrics.mmp_at_k(
-          record.hits, record.num_positives, k=depth
-        ),
+        precision=metrics.mmp_at_k(record.hits, record.num_positives, k=depth),
       )
     )
   return _Pool(
