@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import io
 import re
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import axes, figure, ticker
@@ -34,8 +35,9 @@ _STAND_IN = re.compile(r"#fe00([0-9a-f]{2})")
 _MAX_POINTS = 240  # more cannot be told apart at this size
 _MAX_WINDOWS = 40
 _LEAST_RANGE = 1e-6  # of an axis, where all values are 0
+_LETTER = 6.5  # width of a letter, in pixels
 _LABEL_GAP = 12  # between labels at the end of lines, in pixels
-_RC = {
+_RC: Any = {
   "svg.fonttype": "none",
   "svg.hashsalt": "udon_jax",
   "text.parse_math": False,
@@ -145,9 +147,8 @@ def lines(
   if not drawn:
     return None
   with mpl.rc_context(_RC):
-    fig, ax = _frame(
-      width, height, right=58 if any(x.label for x in drawn) else 12
-    )
+    longest = max(len(line.label) for line in drawn)
+    fig, ax = _frame(width, height, right=12 + _LETTER * longest)
     if frozen_steps:
       _shade(ax, frozen_steps)
     for line in drawn:
@@ -190,9 +191,9 @@ def dumbbells(
     ax.yaxis.grid(visible=False)
     ax.xaxis.set_major_formatter(_formatter("%"))
     ax.set_yticks(range(len(pairs)), list(pairs))
-    for label, row in zip(ax.get_yticklabels(), pairs, strict=True):
-      label.set_color(INK)
-      label.set_fontweight("bold" if row == "mean" else "normal")
+    for text, label in zip(ax.get_yticklabels(), pairs, strict=True):
+      text.set_color(INK)
+      text.set_fontweight("bold" if label == "mean" else "normal")
     for row, (label, (first, second)) in enumerate(pairs.items()):
       color = colors.get(label, INK)
       ax.plot([first, second], [row, row], color=color, linewidth=2, alpha=0.45)
@@ -218,7 +219,7 @@ def thin(curve: reading.Curve) -> reading.Curve:
 
 
 def _frame(
-  width: int, height: int, *, left: int = 44, right: int
+  width: int, height: int, *, left: float = 44, right: float
 ) -> tuple[figure.Figure, axes.Axes]:
   """Returns a figure of so many pixels, with axes but for the margins."""
   fig = figure.Figure(figsize=(width / 72, height / 72), dpi=72)

@@ -175,7 +175,7 @@ def _scores(groups: Sequence[Group]):
   names = [*_domains(runs), tables.MEAN]
   for place in _PLACES:
     for key, label in tables.METRICS:
-      rows = []
+      rows: list[dict[str, Any]] = []
       for each in groups:
         of_runs = [
           [tables.value(run.results, place, name, key) for name in names]
@@ -205,12 +205,20 @@ def _scores(groups: Sequence[Group]):
 
 
 def _overlay(
-  groups: Sequence[Group], curve: Callable[[reading.Run], reading.Curve]
+  groups: Sequence[Group],
+  curve: Callable[..., reading.Curve],
+  *arguments: str,
 ) -> list[charts.Line]:
-  """Returns a line a run, and the mean of every group of several."""
+  """Returns a line a run, and the mean of every group of several.
+
+  Args:
+    groups: the groups.
+    curve: (run, *arguments) -> the run's line.
+    *arguments: for `curve`.
+  """
   drawn = []
   for each in groups:
-    found = [curve(run) for run in each.runs]
+    found = [curve(run, *arguments) for run in each.runs]
     color = charts.hue(each.hue)
     if len(found) == 1:
       drawn.append(charts.Line(each.letter, found[0], color))
@@ -243,12 +251,7 @@ def _validation(groups: Sequence[Group]) -> curves.Section:
     charts.lines(
       f"validation-{label.split('@')[0]}-{kind}",
       f"{label} of the student, mean, {kind}, %",
-      _overlay(
-        groups,
-        lambda run, key=key, kind=kind: run.curve(
-          f"val/student/{kind}/mean/{key}"
-        ),
-      ),
+      _overlay(groups, reading.Run.curve, f"val/student/{kind}/mean/{key}"),
       unit="%",
       last_step=_last_step(groups),
       bottom=0.0,
@@ -273,7 +276,7 @@ def _losses(groups: Sequence[Group]) -> curves.Section:
     charts.lines(
       f"losses-{term}",
       curves.TITLES[term],
-      _overlay(groups, lambda run, term=term: run.mean_loss(term)),
+      _overlay(groups, reading.Run.mean_loss, term),
       last_step=_last_step(groups),
       bottom=0.0,
     )
@@ -290,15 +293,18 @@ def _losses(groups: Sequence[Group]) -> curves.Section:
 def _weights(groups: Sequence[Group]) -> curves.Section:
   """The share of every domain."""
   runs = [run for each in groups for run in each.runs]
+  shares = [run.weight(name).values for run in runs for name in run.domains]
+  top = max((values.max() for values in shares if len(values)), default=0.0)
   made = [
     charts.lines(
       f"weight-{i}",
       f"{name}, %",
-      _overlay(groups, lambda run, name=name: run.weight(name)),
+      _overlay(groups, reading.Run.weight, name),
       unit="%",
       last_step=_last_step(groups),
       step_plot=True,
       bottom=0.0,
+      top=1.1 * float(top),
       **curves.SMALL,
     )
     for i, name in enumerate(_domains(runs))

@@ -173,7 +173,9 @@ def headline(run: reading.Run) -> tuple[Mapping[str, float], str]:
     results = validations.get(step, {})
     note = f"validation at step {step:,}"
   by_split = results.get("student", {}).get("merged", {})
-  values = by_split.get("test") or next(iter(by_split.values()), {})
+  values: Mapping[str, Any] = by_split.get("test") or next(
+    iter(by_split.values()), {}
+  )
   return values.get(tables.MEAN, {}), note
 
 
