@@ -20,14 +20,7 @@ INSTALL = "pip install 'udon_jax[viz]'"
 
 def missing_libraries() -> list[str]:
   """Returns what a report needs and is not installed."""
-  return [name for name in LIBRARIES if not _is_there(name)]
-
-
-def _is_there(name: str) -> bool:
-  try:
-    return importlib.util.find_spec(name) is not None
-  except ValueError:  # its import is blocked
-    return False
+  return [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
 
 
 def write(

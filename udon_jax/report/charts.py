@@ -83,6 +83,8 @@ class Line:
     dashed: whether it is drawn in dashes.
     width: in pixels.
     opacity: of the line.
+    until: step up to which the last value of a step plot holds; the end of
+      the axis if None.
   """
 
   label: str
@@ -91,6 +93,7 @@ class Line:
   dashed: bool = False
   width: float = 1.8
   opacity: float = 1.0
+  until: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,7 @@ def lines(
     unit: "%" where values are fractions, to be shown in percent.
     last_step: right end of the axis.
     frozen_steps: of the backbone, shaded.
-    step_plot: whether a value holds until the next one, up to the last step.
+    step_plot: whether a value holds until the next one.
     windows: whether to mark the first line's points as starts of windows.
     top: least upper end of the axis of values.
     bottom: its lower end.
@@ -157,7 +160,7 @@ def lines(
     if windows:
       _mark_windows(ax, drawn[0].curve.steps)
     ax.yaxis.set_major_formatter(_formatter(unit))
-    _label_ends(ax, drawn, last_step=last_step if step_plot else None)
+    _label_ends(ax, drawn, step_plot=step_plot, last_step=last_step)
     text = f"{title}. {_summary(drawn, unit)}"
     return Chart(name, title, detail, _svg(fig, name, text))
 
@@ -243,7 +246,8 @@ def _plot(ax, line, *, step_plot, last_step):
   curve = line.curve if step_plot else thin(line.curve)
   steps, values = curve.steps, curve.values
   if step_plot:
-    steps, values = np.append(steps, last_step), np.append(values, values[-1])
+    until = last_step if line.until is None else line.until
+    steps, values = np.append(steps, until), np.append(values, values[-1])
   ax.plot(
     steps,
     values,
@@ -288,7 +292,7 @@ def _mark_windows(ax, starts):
       ax.axvline(start, color=LINE, linewidth=1, zorder=0)
 
 
-def _label_ends(ax, drawn, *, last_step):
+def _label_ends(ax, drawn, *, step_plot, last_step):
   """Writes the labels of lines at their right ends, apart from another."""
   drawn = [line for line in drawn if line.label]
   if not drawn:
@@ -296,8 +300,11 @@ def _label_ends(ax, drawn, *, last_step):
   to_pixels, from_pixels = ax.transData, ax.transAxes.inverted()
   ends = []
   for line in drawn:
-    curve = thin(line.curve)
-    ends.append((last_step or curve.steps[-1], curve.values[-1]))
+    curve = line.curve if step_plot else thin(line.curve)
+    end = curve.steps[-1]
+    if step_plot:
+      end = last_step if line.until is None else line.until
+    ends.append((end, curve.values[-1]))
   box = ax.get_window_extent()
   at = to_pixels.transform(ends)
   for i, y in _spread(at[:, 1], low=box.y0, high=box.y1):

@@ -218,15 +218,30 @@ def _overlay(
   """
   drawn = []
   for each in groups:
-    found = [curve(run, *arguments) for run in each.runs]
-    color = charts.hue(each.hue)
-    if len(found) == 1:
-      drawn.append(charts.Line(each.letter, found[0], color))
-      continue
+    found = [(run, curve(run, *arguments)) for run in each.runs]
+    found = [(run, points) for run, points in found if len(points)]
+    several = len(found) > 1
     drawn += [
-      charts.Line("", one, color, width=1.0, opacity=0.4) for one in found
+      charts.Line(
+        "" if several else each.letter,
+        points,
+        charts.hue(each.hue),
+        width=1.0 if several else 1.8,
+        opacity=0.4 if several else 1.0,
+        until=run.last_step,
+      )
+      for run, points in found
     ]
-    drawn.append(charts.Line(each.letter, mean(found), color, width=2.2))
+    if several:
+      drawn.append(
+        charts.Line(
+          each.letter,
+          mean([points for _, points in found]),
+          charts.hue(each.hue),
+          width=2.2,
+          until=min(run.last_step for run, _ in found),
+        )
+      )
   return drawn
 
 
