@@ -59,7 +59,6 @@ def test_describes_the_mesh_and_what_is_installed():
   assert described["num_processes"] == 1
   assert described["packages"]["jax"] == jax.__version__
   assert described["packages"]["numpy"] == np.__version__
-  assert "udon_jax" in described["packages"]
   assert environment.versions(["no-such-package", "numpy"]) == {
     "numpy": np.__version__
   }

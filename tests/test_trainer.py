@@ -152,6 +152,38 @@ def test_workdir_holds_what_the_contract_says(whole):
   assert reporting.read_json(workdir / "results.json") == results
 
 
+def test_workdir_tells_what_was_run_on_what(compiled, whole):
+  workdir, *_ = whole
+  told = reporting.read_json(workdir / "environment.json")
+  assert told["num_steps"] == compiled.num_steps
+  assert told["frozen_steps"] == compiled.frozen_steps
+  assert told["mesh"] == dict(compiled.mesh.shape)
+  shapes = jax.tree.leaves(compiled.abstract_state.params)
+  assert told["num_parameters"]["module"] == sum(x.size for x in shapes)
+
+
+def test_examples_are_of_the_checkpoint_that_was_tested(whole):
+  workdir, results, *_ = whole
+  chosen = reporting.read_json(workdir / "examples.json")
+  validated = {
+    line["step"]: line[runs.BEST_METRIC]
+    for line in lines(workdir)
+    if runs.BEST_METRIC in line
+  }
+  assert validated[chosen["step"]] == max(validated.values())
+  by_split = results["student"]["merged"]["test"]
+  keys = fakes.tasks(config())["test"]()
+  for group, listed in chosen["groups"].items():
+    assert listed or group != "random"
+    for item in listed:
+      query = item["query"]
+      (task,) = (x for x in keys if x.domain == query["domain"])
+      assert task.query.keys[query["position"]] == query["key"]
+      assert task.query.labels[query["position"]].tolist() == query["labels"]
+  misses = chosen["groups"]["worst"]
+  assert bool(misses) == (by_split["mean"]["recall@1"] < 1)
+
+
 def test_results_have_the_form_of_the_contract(whole):
   _, results, _, _ = whole
   metrics = set(config().eval.metrics)

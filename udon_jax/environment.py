@@ -14,8 +14,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-import udon_jax
-
 # What decides numbers and speed; those that are installed are named.
 PACKAGES = (
   "jax",
@@ -26,6 +24,7 @@ PACKAGES = (
   "numpy",
   "tensorflow",
   "tensorflow-cpu",
+  "udon_jax",
 )
 _GIT_SECONDS = 10
 
@@ -43,12 +42,12 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     "num_processes", "mesh": {axis: devices}}.
   """
   started = datetime.datetime.now(datetime.UTC)
-  commit = git_commit(pathlib.Path(udon_jax.__file__).parent)
+  commit = git_commit(pathlib.Path(__file__).parent)
   return {
     "started": started.isoformat(timespec="seconds"),
     "python": platform.python_version(),
     "platform": platform.platform(),
-    "packages": {**versions(PACKAGES), "udon_jax": udon_jax.__version__},
+    "packages": versions(PACKAGES),
     "git_commit": commit and commit.removesuffix("-dirty"),
     "git_changed": commit and commit.endswith("-dirty"),
     "device_kind": mesh.devices.flat[0].device_kind,

@@ -91,7 +91,8 @@ def train(
     stack.callback(writer.close)
     if is_main:
       _describe(run, workdir)
-      results_file.unlink(missing_ok=True)
+      for name in (reporting.RESULTS_FILE, reporting.EXAMPLES_FILE):
+        (workdir / name).unlink(missing_ok=True)
     loop = Loop(run, sources=sources, tasks=tasks, writer=writer)
     loop.train(state, start=start, checkpointer=checkpointer, stop=stop)
     results, chosen = loop.test(checkpointer)

@@ -186,8 +186,9 @@ def dumbbells(
   """
   with mpl.rc_context(_RC):
     fig, ax = _frame(360, 46 + 20 * len(pairs), left=58, right=14)
-    highest = max(max(pair) for pair in pairs.values())
-    ax.set_xlim(0, min(1.02, max(1.15 * highest, 0.05)))
+    values = [value for pair in pairs.values() for value in pair]
+    room = 0.15 * max(max(values) - min(values), 0.1)
+    ax.set_xlim(max(min(values) - room, -0.02), min(max(values) + room, 1.02))
     ax.xaxis.set_major_locator(_few_ticks())
     ax.set_ylim(len(pairs) - 0.4, -0.6)
     ax.xaxis.grid(visible=True, color=LINE, linewidth=1)

@@ -121,9 +121,12 @@ class Pictures:
       return self._read(
         image["domain"], image["split"], image["position"], image["key"]
       )
-    except (errors.UserError, ImportError, OSError) as error:
-      self.problem = self.problem or " ".join(str(error).split())
-      return None
+    except ModuleNotFoundError as error:
+      problem = f"{error.name} is not installed; pip install 'udon_jax[data]'"
+    except (errors.UserError, OSError) as error:
+      problem = " ".join(str(error).split())
+    self.problem = self.problem or problem
+    return None
 
   @functools.cache  # noqa: B019 (lives as long as one report is made)
   def _read(self, domain: str, split: str, position: int, key: str) -> str:
