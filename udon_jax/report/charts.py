@@ -1,75 +1,21 @@
-"""Charts as inline SVG whose colours the page decides.
-
-Shapes are drawn in stand-in colours, which are then replaced by variables of
-the style sheet: the same chart is legible on light and on dark. Text stays
-text, in the font of the page.
+"""Charts: lines over steps, and pairs of values.
 
 Shape legend: n points of a curve.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import io
-import re
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib import axes, figure, ticker
+from matplotlib import ticker
 import numpy as np
 
-from udon_jax.report import reading
+from udon_jax.report import drawing, reading
 
-# Variables of the style sheet that charts use, and so stand-in colours.
-NUM_HUES = 8
-VARIABLES = (
-  "ink",
-  "muted",
-  "line",
-  "paper",
-  "band",
-  *(f"hue-{i}" for i in range(NUM_HUES)),
-  *(f"text-{i}" for i in range(NUM_HUES)),  # of the same hue, for letters
-)
-INK, MUTED, LINE, PAPER, BAND = (f"#fe00{i:02x}" for i in range(5))
-_STAND_IN = re.compile(r"#fe00([0-9a-f]{2})")
 _MAX_POINTS = 240  # more cannot be told apart at this size
 _MAX_WINDOWS = 40
 _LEAST_RANGE = 1e-6  # of an axis, where all values are 0
 _LETTER = 6.5  # width of a letter, in pixels
 _LABEL_GAP = 12  # between labels at the end of lines, in pixels
-_RC: Any = {
-  "svg.fonttype": "none",
-  "svg.hashsalt": "udon_jax",
-  "text.parse_math": False,
-  "font.family": "sans-serif",
-  "font.size": 11,
-  "axes.linewidth": 0.0,
-  "axes.edgecolor": LINE,
-  "axes.labelcolor": MUTED,
-  "xtick.color": MUTED,
-  "ytick.color": MUTED,
-  "xtick.major.size": 0,
-  "ytick.major.size": 0,
-  "xtick.major.pad": 6,
-  "ytick.major.pad": 6,
-  "lines.solid_capstyle": "round",
-  "path.simplify_threshold": 0.2,
-}
-
-
-def hue(number: int) -> str:
-  """Returns the stand-in of a colour of the palette."""
-  return _stand_in(f"hue-{number % NUM_HUES}")
-
-
-def _stand_in(variable: str) -> str:
-  return f"#fe00{VARIABLES.index(variable):02x}"
-
-
-def _for_text(color: str) -> str:
-  """Returns the stand-in of letters that go with a line."""
-  name = VARIABLES[int(color[-2:], 16)]
-  return _stand_in(name.replace("hue-", "text-"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +95,9 @@ def lines(
   drawn = [line for line in drawn if len(line.curve)]
   if not drawn:
     return None
-  with mpl.rc_context(_RC):
+  with drawing.style():
     longest = max(len(line.label) for line in drawn)
-    fig, ax = _frame(width, height, right=12 + _LETTER * longest)
+    fig, ax = drawing.frame(width, height, right=12 + _LETTER * longest)
     if frozen_steps:
       _shade(ax, frozen_steps)
     for line in drawn:
@@ -162,7 +108,7 @@ def lines(
     ax.yaxis.set_major_formatter(_formatter(unit))
     _label_ends(ax, drawn, step_plot=step_plot, last_step=last_step)
     text = f"{title}. {_summary(drawn, unit)}"
-    return Chart(name, title, detail, _svg(fig, name, text))
+    return Chart(name, title, detail, drawing.to_svg(fig, name, text))
 
 
 def dumbbells(
@@ -184,30 +130,30 @@ def dumbbells(
     colors: stand-in of every row.
     names: what the two are; the first is a full dot, the second an open one.
   """
-  with mpl.rc_context(_RC):
-    fig, ax = _frame(360, 46 + 20 * len(pairs), left=58, right=14)
+  with drawing.style():
+    fig, ax = drawing.frame(360, 46 + 20 * len(pairs), left=58, right=14)
     values = [value for pair in pairs.values() for value in pair]
     room = 0.15 * max(max(values) - min(values), 0.1)
     ax.set_xlim(max(min(values) - room, -0.02), min(max(values) + room, 1.02))
     ax.xaxis.set_major_locator(_few_ticks())
     ax.set_ylim(len(pairs) - 0.4, -0.6)
-    ax.xaxis.grid(visible=True, color=LINE, linewidth=1)
+    ax.xaxis.grid(visible=True, color=drawing.LINE, linewidth=1)
     ax.yaxis.grid(visible=False)
     ax.xaxis.set_major_formatter(_formatter("%"))
     ax.set_yticks(range(len(pairs)), list(pairs))
     for text, label in zip(ax.get_yticklabels(), pairs, strict=True):
-      text.set_color(INK)
+      text.set_color(drawing.INK)
       text.set_fontweight("bold" if label == "mean" else "normal")
     for row, (label, (first, second)) in enumerate(pairs.items()):
-      color = colors.get(label, INK)
+      color = colors.get(label, drawing.INK)
       ax.plot([first, second], [row, row], color=color, linewidth=2, alpha=0.45)
-      ax.plot([second], [row], "o", ms=7.5, mec=color, mfc=PAPER, mew=2)
+      ax.plot([second], [row], "o", ms=7.5, mec=color, mfc=drawing.PAPER, mew=2)
       ax.plot([first], [row], "o", ms=7.5, mec=color, mfc=color, mew=2)
     told = (
       f"{label} {names[0]} {100 * a:.1f}, {names[1]} {100 * b:.1f}"
       for label, (a, b) in pairs.items()
     )
-    svg = _svg(fig, name, f"{title}: {'; '.join(told)}")
+    svg = drawing.to_svg(fig, name, f"{title}: {'; '.join(told)}")
     return Chart(name, title, detail, svg)
 
 
@@ -220,26 +166,6 @@ def thin(curve: reading.Curve) -> reading.Curve:
     np.array([curve.steps[part[-1]] for part in parts]),
     np.array([curve.values[part].mean() for part in parts]),
   )
-
-
-def _frame(
-  width: int, height: int, *, left: float = 44, right: float
-) -> tuple[figure.Figure, axes.Axes]:
-  """Returns a figure of so many pixels, with axes but for the margins."""
-  fig = figure.Figure(figsize=(width / 72, height / 72), dpi=72)
-  fig.patch.set_alpha(0)
-  ax = fig.add_axes(
-    (
-      left / width,
-      24 / height,
-      (width - left - right) / width,
-      (height - 24 - 10) / height,
-    )
-  )
-  ax.patch.set_alpha(0)
-  ax.yaxis.grid(visible=True, color=LINE, linewidth=1)
-  ax.set_axisbelow(True)
-  return fig, ax
 
 
 def _plot(ax, line, *, step_plot, last_step):
@@ -283,14 +209,14 @@ def _few_ticks():
 
 def _shade(ax, frozen_steps):
   """Marks the steps at which the backbone sits still."""
-  ax.axvspan(0, frozen_steps, color=BAND, linewidth=0, zorder=0)
+  ax.axvspan(0, frozen_steps, color=drawing.BAND, linewidth=0, zorder=0)
 
 
 def _mark_windows(ax, starts):
   """Marks where windows of the sampler start."""
   if len(starts) <= _MAX_WINDOWS:
     for start in starts:
-      ax.axvline(start, color=LINE, linewidth=1, zorder=0)
+      ax.axvline(start, color=drawing.LINE, linewidth=1, zorder=0)
 
 
 def _label_ends(ax, drawn, *, step_plot, last_step):
@@ -324,7 +250,7 @@ def _label_ends(ax, drawn, *, step_plot, last_step):
       1.0 + 11 / box.width,
       place[1],
       drawn[i].label,
-      color=_for_text(drawn[i].color),
+      color=drawing.for_text(drawn[i].color),
       transform=ax.transAxes,
       va="center_baseline",
       clip_on=False,
@@ -372,41 +298,3 @@ def _summary(drawn, unit):
   return f"At step {max(x.curve.steps[-1] for x in drawn)}: {told}" + (
     " percent" if unit == "%" else ""
   )
-
-
-def _svg(fig: figure.Figure, name: str, text: str) -> str:
-  """Returns a figure as an element for the page."""
-  file = io.StringIO()
-  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-  fig.savefig(file, format="svg", metadata=nothing)
-  svg = file.getvalue()
-  svg = svg[svg.index("<svg") :]
-  width, height = (72 * side for side in fig.get_size_inches())
-  head = (
-    f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-    f'aria-label="{_escape(text)}">'
-  )
-  svg = head + svg[svg.index(">") + 1 :]
-  # Its style would be that of the whole page; metadata name a web address.
-  svg = re.sub(
-    r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>",
-    "",
-    svg,
-    flags=re.DOTALL,
-  )
-  # Names are unique within a chart; prefixed they are so on the page.
-  svg = re.sub(r'\bid="', f'id="{name}-', svg)
-  svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
-  svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-  # The font is the page's; versions of matplotlib write it in two ways.
-  svg = re.sub(r"font: ([^'\";]*?px) [^;\"]*", r"font: \1 var(--sans)", svg)
-  svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-  svg = _STAND_IN.sub(lambda m: f"var(--{VARIABLES[int(m[1], 16)]})", svg)
-  return re.sub(r"\n\s*", "\n", svg)
-
-
-def _escape(text: str) -> str:
-  """Returns text for an attribute."""
-  for char, entity in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot")):
-    text = text.replace(char, f"&{entity};")
-  return text

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from udon_jax.report import charts, curves, page, reading, tables
+from udon_jax.report import (
+  charts,
+  curves,
+  drawing,
+  page,
+  reading,
+  sections,
+  tables,
+)
 
 _PLACES = (
   ("student", "merged"),
@@ -95,11 +103,11 @@ def render(runs: Sequence[reading.Run]) -> str:
   """Returns the page of some runs."""
   groups = group(runs)
   keys = tables.differing_keys([each.config for each in groups])
-  sections = [
-    curves.filled(section)
+  shown = [
+    sections.filled(section)
     for section in (_validation(groups), _losses(groups), _weights(groups))
   ]
-  sections = [section for section in sections if section.rows]
+  shown = [section for section in shown if section.rows]
   scores = list(_scores(groups))
   return page.fill(
     "compare.html.j2",
@@ -115,11 +123,11 @@ def render(runs: Sequence[reading.Run]) -> str:
     ],
     scores=scores,
     domains=_domains(runs),
-    sections=sections,
+    sections=shown,
     contents=[
       ("groups", "Groups"),
       *([("scores", "By domain")] if scores else []),
-      *((section.id, section.title) for section in sections),
+      *((section.id, section.title) for section in shown),
       ("runs", "Runs"),
     ],
   )
@@ -138,7 +146,7 @@ def _summary(each: Group) -> dict[str, Any]:
   }
   return {
     "letter": each.letter,
-    "hue": each.hue % charts.NUM_HUES,
+    "hue": each.hue % drawing.NUM_HUES,
     "names": ", ".join(run.name for run in each.runs),
     "seeds": ", ".join(str(run.config.get("seed", "?")) for run in each.runs),
     "count": len(each.runs),
@@ -153,7 +161,7 @@ def _headline(each: Group, run: reading.Run) -> dict[str, Any]:
   total = run.num_steps
   return {
     "letter": each.letter,
-    "hue": each.hue % charts.NUM_HUES,
+    "hue": each.hue % drawing.NUM_HUES,
     "name": run.name,
     "seed": str(run.config.get("seed", "?")),
     "date": run.date,
@@ -184,7 +192,7 @@ def _scores(groups: Sequence[Group]):
         rows.append(
           {
             "letter": each.letter,
-            "hue": each.hue % charts.NUM_HUES,
+            "hue": each.hue % drawing.NUM_HUES,
             "values": [
               spread(column).text for column in zip(*of_runs, strict=True)
             ],
@@ -225,7 +233,7 @@ def _overlay(
       charts.Line(
         "" if several else each.letter,
         points,
-        charts.hue(each.hue),
+        drawing.hue(each.hue),
         width=1.0 if several else 1.8,
         opacity=0.4 if several else 1.0,
         until=run.last_step,
@@ -237,7 +245,7 @@ def _overlay(
         charts.Line(
           each.letter,
           mean([points for _, points in found]),
-          charts.hue(each.hue),
+          drawing.hue(each.hue),
           width=2.2,
           until=min(run.last_step for run, _ in found),
         )
@@ -260,7 +268,7 @@ def _last_step(groups: Sequence[Group]) -> int:
   return max(run.last_step for each in groups for run in each.runs)
 
 
-def _validation(groups: Sequence[Group]) -> curves.Section:
+def _validation(groups: Sequence[Group]) -> sections.Section:
   """The student's validation."""
   made = [
     charts.lines(
@@ -277,15 +285,15 @@ def _validation(groups: Sequence[Group]) -> curves.Section:
       ("recall@1", "R@1", "separate"),
     )
   ]
-  return curves.Section(
+  return sections.Section(
     "validation",
     "Validation",
     "Thin: a run. Thick: the mean of a group of several.",
-    [curves.Row("medium", made)],
+    [sections.Row("medium", made)],
   )
 
 
-def _losses(groups: Sequence[Group]) -> curves.Section:
+def _losses(groups: Sequence[Group]) -> sections.Section:
   """Every term, its mean over the domains."""
   made = [
     charts.lines(
@@ -297,15 +305,15 @@ def _losses(groups: Sequence[Group]) -> curves.Section:
     )
     for term in reading.TERMS
   ]
-  return curves.Section(
+  return sections.Section(
     "losses",
     "Losses",
     "Mean over the domains of each one's latest value.",
-    [curves.Row("medium", made)],
+    [sections.Row("medium", made)],
   )
 
 
-def _weights(groups: Sequence[Group]) -> curves.Section:
+def _weights(groups: Sequence[Group]) -> sections.Section:
   """The share of every domain."""
   runs = [run for each in groups for run in each.runs]
   shares = [run.weight(name).values for run in runs for name in run.domains]
@@ -320,13 +328,13 @@ def _weights(groups: Sequence[Group]) -> curves.Section:
       step_plot=True,
       bottom=0.0,
       top=1.1 * float(top),
-      **curves.SMALL,
+      **sections.SMALL,
     )
     for i, name in enumerate(_domains(runs))
   ]
-  return curves.Section(
+  return sections.Section(
     "sampling",
     "Sampling",
     "The share of the steps that every domain gets.",
-    [curves.Row("small", made)],
+    [sections.Row("small", made)],
   )

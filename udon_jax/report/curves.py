@@ -1,12 +1,9 @@
 """The charts of a run, section by section."""
 
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import markupsafe
-
-from udon_jax.report import charts, reading, tables
+from udon_jax.report import charts, drawing, reading, sections, teachers
 
 TITLES = {
   "loss": "Total loss",
@@ -24,155 +21,27 @@ _SPEED = {
 }
 _RATES = {"learning_rate/heads": "heads", "learning_rate/backbone": "backbone"}
 
-SMALL: dict[str, Any] = {"width": 262, "height": 156}
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """Charts of one size: "medium" or "small"."""
-
-  size: str
-  charts: Sequence[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """Charts under one title; those that have no data are left out."""
-
-  id: str
-  title: str
-  text: str
-  rows: Sequence[Row]
-
-
-def sections(
+def all_sections(
   run: reading.Run,
   *,
   hues: Mapping[str, int],
   results: Mapping[str, Any] | None,
-) -> list[Section]:
+) -> list[sections.Section]:
   """Returns the sections that have anything to show."""
-  colors = {name: charts.hue(hues[name]) for name in run.domains}
+  colors = {name: drawing.hue(hues[name]) for name in run.domains}
   made = (
-    _teachers(run, colors, results),
+    teachers.section(run, colors, results),
     _validation(run, colors),
     _losses(run, colors),
     _sampling(run, colors),
     _rates(run),
     _speed(run),
   )
-  return [section for section in map(filled, made) if section.rows]
+  return [section for section in map(sections.filled, made) if section.rows]
 
 
-def filled(section: Section) -> Section:
-  """Returns a section without charts that have no data, ready for the page."""
-  rows = [
-    Row(row.size, [markup(chart) for chart in row.charts if chart])
-    for row in section.rows
-  ]
-  return dataclasses.replace(section, rows=[row for row in rows if row.charts])
-
-
-def markup(chart: charts.Chart) -> charts.Chart:
-  """Returns a chart whose drawing a template takes as it is."""
-  svg = markupsafe.Markup(chart.svg)  # escaped where it was drawn
-  return dataclasses.replace(chart, svg=svg)
-
-
-def _teachers(run, colors, results) -> Section:
-  """Each domain's teacher against the student."""
-  overview = [
-    _dumbbells(
-      f"teachers-{label.split('@')[0]}",
-      f"{label}, separate, %",
-      _scores(results, key, ("student", "separate"), ("teacher", "separate")),
-      colors=colors,
-      names=("student", "teacher"),
-    )
-    for key, label in tables.METRICS
-  ]
-  overview.append(
-    _dumbbells(
-      "indexes",
-      "R@1 of the student, %",
-      _scores(
-        results, "recall@1", ("student", "separate"), ("student", "merged")
-      ),
-      colors=colors,
-      names=("separate", "merged"),
-    )
-  )
-  pairs = [
-    charts.lines(
-      f"teacher-{i}",
-      name,
-      [
-        charts.Line(
-          "student",
-          run.curve("student_classification", domain=name),
-          colors[name],
-        ),
-        charts.Line(
-          "teacher",
-          run.curve("teacher_classification", domain=name),
-          colors[name],
-          dashed=True,
-        ),
-      ],
-      detail="classification loss",
-      last_step=run.last_step,
-      frozen_steps=run.frozen_steps,
-      bottom=0.0,
-      **SMALL,
-    )
-    for i, name in enumerate(run.domains)
-  ]
-  return Section(
-    "teachers",
-    "Teacher and student",
-    "What the student reaches of its teachers, and what the merged index costs "
-    "it; below, of every domain, the classification losses of student (solid) "
-    "and teacher (dashed) over the steps.",
-    [Row("medium", overview), Row("small", pairs)],
-  )
-
-
-def _dumbbells(name, title, scores, *, colors, names) -> charts.Chart | None:
-  """Returns a chart of two values a domain, None without results."""
-  if not scores:
-    return None
-  return charts.dumbbells(
-    name,
-    title,
-    scores,
-    detail=f"● {names[0]} ○ {names[1]}",
-    colors=colors,
-    names=names,
-  )
-
-
-def _scores(
-  results: Mapping[str, Any] | None, key: str, *places: tuple[str, str]
-) -> dict[str, tuple[float, float]]:
-  """Returns {domain: values of a metric at two places} of a test.
-
-  Args:
-    results: in the form of results.json.
-    key: name of the metric.
-    places: two (embedding, protocol).
-  """
-  first, second = (
-    ((results or {}).get(name, {}).get(kind, {})).get("test", {})
-    for name, kind in places
-  )
-  return {
-    domain: (first[domain][key], second[domain][key])
-    for domain in first
-    if key in first[domain] and key in second.get(domain, {})
-  }
-
-
-def _validation(run, colors) -> Section:
+def _validation(run, colors) -> sections.Section:
   """Recall and mMP over the steps."""
   shown = (
     ("recall@1", "R@1", "merged"),
@@ -187,7 +56,7 @@ def _validation(run, colors) -> Section:
         charts.Line(
           name,
           run.curve(f"val/{name}/{kind}/mean/{key}"),
-          charts.INK if name == "student" else charts.MUTED,
+          drawing.INK if name == "student" else drawing.MUTED,
           dashed=name == "teacher",
           width=2.2 if name == "student" else 1.4,
         )
@@ -218,16 +87,16 @@ def _validation(run, colors) -> Section:
     )
     for key, label, kind in shown
   ]
-  return Section(
+  return sections.Section(
     "validation",
     "Validation",
     "On the validation splits; the checkpoint with the highest mean R@1 of the "
     "student in the merged index is the best one.",
-    [Row("medium", [*means, *students])],
+    [sections.Row("medium", [*means, *students])],
   )
 
 
-def _losses(run, colors) -> Section:
+def _losses(run, colors) -> sections.Section:
   """Every term, a line a domain."""
   made = [
     charts.lines(
@@ -240,16 +109,16 @@ def _losses(run, colors) -> Section:
     )
     for term in (*reading.TERMS, "grad_norm")
   ]
-  return Section(
+  return sections.Section(
     "losses",
     "Losses",
     "Means between log points, by domain. The total is the weighted mean of "
     "the four terms." + _frozen_note(run),
-    [Row("medium", made)],
+    [sections.Row("medium", made)],
   )
 
 
-def _sampling(run, colors) -> Section:
+def _sampling(run, colors) -> sections.Section:
   """How often each domain is drawn."""
   weights = {name: run.weight(name) for name in run.domains}
   top = max(
@@ -263,13 +132,13 @@ def _sampling(run, colors) -> Section:
     "bottom": 0.0,
     "top": 1.1 * top,
   }
-  return Section(
+  return sections.Section(
     "sampling",
     "Sampling",
     "The share of the steps that every domain gets. Lines mark the windows of "
     "the sampler, at whose start the shares are set.",
     [
-      Row(
+      sections.Row(
         "medium",
         [
           charts.lines(
@@ -280,7 +149,7 @@ def _sampling(run, colors) -> Section:
           )
         ],
       ),
-      Row(
+      sections.Row(
         "small",
         [
           charts.lines(
@@ -288,7 +157,7 @@ def _sampling(run, colors) -> Section:
             f"{name}, %",
             [charts.Line("", weights[name], colors[name], width=2)],
             **options,
-            **SMALL,
+            **sections.SMALL,
           )
           for i, name in enumerate(run.domains)
         ],
@@ -297,10 +166,10 @@ def _sampling(run, colors) -> Section:
   )
 
 
-def _rates(run) -> Section:
+def _rates(run) -> sections.Section:
   """Learning rates, where the run logged them."""
   drawn = [
-    charts.Line(name, run.curve(key), charts.INK, dashed=name == "backbone")
+    charts.Line(name, run.curve(key), drawing.INK, dashed=name == "backbone")
     for key, name in _RATES.items()
   ]
   chart = charts.lines(
@@ -311,35 +180,35 @@ def _rates(run) -> Section:
     frozen_steps=run.frozen_steps,
     bottom=0.0,
   )
-  return Section(
+  return sections.Section(
     "rates",
     "Learning rates",
     "Of the projections and classifiers (heads), and of the backbone."
     + _frozen_note(run),
-    [Row("medium", [chart])],
+    [sections.Row("medium", [chart])],
   )
 
 
-def _speed(run) -> Section:
+def _speed(run) -> sections.Section:
   """Throughput and what bounds it."""
   made = [
     charts.lines(
       f"speed-{key.split('/')[1].replace('_', '-')}",
       title,
-      [charts.Line("", run.curve(key), charts.INK)],
+      [charts.Line("", run.curve(key), drawing.INK)],
       unit=unit,
       top=top,
       last_step=run.last_step,
       bottom=0.0,
-      **SMALL,
+      **sections.SMALL,
     )
     for key, (title, unit, top) in _SPEED.items()
   ]
-  return Section(
+  return sections.Section(
     "speed",
     "Speed",
     "Between log points; validations and saving do not count.",
-    [Row("small", made)],
+    [sections.Row("small", made)],
   )
 
 

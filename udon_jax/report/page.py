@@ -35,7 +35,7 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
   """
   hues = hues_of(run.domains)
   shown, note, titles = _results(run)
-  sections = curves.sections(run, hues=hues, results=run.results)
+  shown_sections = curves.all_sections(run, hues=hues, results=run.results)
   pictures = None
   if run.examples is not None:
     pictures = gallery.read(
@@ -43,7 +43,7 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
     )
   contents = [
     ("results", "Results"),
-    *((section.id, section.title) for section in sections),
+    *((section.id, section.title) for section in shown_sections),
     *([("examples", "Examples")] if pictures else []),
     ("config", "Config"),
     ("environment", "Environment"),
@@ -58,7 +58,7 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
     hues=hues,
     kinds=KIND_TITLES,
     gallery=pictures,
-    sections=sections,
+    sections=shown_sections,
     contents=contents,
     changes=tables.changes(run.config),
     config={
