@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +185,31 @@ def test_without_the_data_pictures_are_named(folder, tmp_path):
   report.write(tmp_path / "run", data_dir=folder / "data")
   made = reports.read_page(tmp_path / "run" / report.REPORT_FILE)
   assert "Pictures are missing" not in made.text
+
+
+def test_without_the_libraries_of_the_data_pictures_are_named(
+  folder, tmp_path, monkeypatch
+):
+  reports.write_run(tmp_path / "run", data_dir=folder / "data")
+  monkeypatch.setitem(sys.modules, "PIL", None)
+  report.write(tmp_path / "run")
+  made = reports.read_page(tmp_path / "run" / report.REPORT_FILE)
+  assert {source for _, source, _ in made.pictures} == {None}
+  assert "PIL is not installed; pip install 'udon_jax[data]'" in made.text
+
+
+def test_results_of_validation_alone_are_called_so(folder, tmp_path):
+  """As `udon_jax.evaluate --splits=val` leaves them."""
+  reports.write_run(tmp_path / "run", data_dir=folder / "data")
+  results = reports.nested(np.random.default_rng(1), "val")
+  (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+  report.write(tmp_path / "run")
+  made = reports.read_page(tmp_path / "run" / report.REPORT_FILE)
+  value = results["student"]["merged"]["val"]["mean"]["recall@1"]
+  text = " ".join(made.text.split())
+  assert f"R@1 {percent(value)} % validation, student, merged" in text
+  assert "table-val" in made.tables
+  assert "chart-indexes" not in made.captions
 
 
 def test_records_of_other_images_are_not_shown(folder, tmp_path):
@@ -401,7 +427,7 @@ def test_every_run_of_a_comparison_is_listed(compared):
   results, made = compared
   rows = {row[0]: row[1:] for row in made.tables["table-runs"][1:]}
   assert set(rows) == {*results, "live"}
-  assert rows["live"][-1] == "validation at step 100"
+  assert rows["live"][-1] == "validation at step 100, student, merged"
   mean = results["seed1"]["student"]["merged"]["test"]["mean"]
   assert rows["seed1"] == [
     "A",

@@ -118,7 +118,7 @@ def _results(
 
 
 def _title(split: str) -> str:
-  names = {"test": "Test of the best checkpoint", "val": "Validation split"}
+  names = {"test": "Test", "val": "Validation"}
   return names.get(split, split)
 
 
@@ -166,16 +166,15 @@ def score_figures(run: reading.Run) -> Iterator[Figure]:
 
 def headline(run: reading.Run) -> tuple[Mapping[str, float], str]:
   """Returns the student's means in the merged index, and what they are of."""
-  results, note = run.results, "test, student, merged"
+  results, when = run.results, ""
   if results is None:
     validations = run.validations()
     step = max(validations, default=0)
-    results = validations.get(step, {})
-    note = f"validation at step {step:,}"
+    results, when = validations.get(step, {}), f" at step {step:,}"
   by_split = results.get("student", {}).get("merged", {})
-  values: Mapping[str, Any] = by_split.get("test") or next(
-    iter(by_split.values()), {}
-  )
+  split = "test" if "test" in by_split else next(iter(by_split), "")
+  values: Mapping[str, Any] = by_split.get(split, {})
+  note = f"{_title(split).lower()}{when}, student, merged"
   return values.get(tables.MEAN, {}), note
 
 
