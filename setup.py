@@ -58,7 +58,10 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["udon_jax", "udon_jax.*"]),
-  package_data={"udon_jax": ["py.typed"]},
+  package_data={
+    "udon_jax": ["py.typed"],
+    "udon_jax.report": ["templates/*"],
+  },
   python_requires=">=3.11,<3.14",
   install_requires=CORE,
   extras_require={

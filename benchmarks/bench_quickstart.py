@@ -17,7 +17,7 @@ from jaxtyping import Float
 import numpy as np
 
 from benchmarks import common
-from udon_jax import cli, evaluator, reporting, structs, trained, trainer
+from udon_jax import cli, evaluator, reporting, structs, trained
 from udon_jax.retrieval import protocol
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "The run.")
@@ -115,7 +115,7 @@ def weight_order(workdir: str) -> float:
   lines = reporting.read_metrics(workdir)
   prefix = "sampler_weight/"
   last = [line for line in lines if f"{prefix}cars" in line][-1]
-  sampler = reporting.read_json(f"{workdir}/{trainer.CONFIG_FILE}")["sampler"]
+  sampler = reporting.read_json(f"{workdir}/{reporting.CONFIG_FILE}")["sampler"]
   start = last["step"] - sampler["update_every"]
   seen: dict[str, list[tuple[float, int]]] = {}
   for line in lines:

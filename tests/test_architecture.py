@@ -48,13 +48,14 @@ LEVELS = (
     "profiling",
     "progress",
     "build",
+    "environment",
     "stopping",
     "workdirs",
   },
-  {"run", "resuming", "watching", "trainer"},
+  {"run", "resuming", "watching", "loop", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "trained"}
+TOP = {"embedder", "report", "trained"}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

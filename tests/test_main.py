@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import command_lines
+from tests import command_lines, reports
 from udon_jax import default_config
 
 MAIN, EVALUATE = "udon_jax.main", "udon_jax.evaluate"
@@ -78,14 +78,39 @@ def read(path):
 
 def test_training_leaves_what_the_contract_says(folder, done):
   workdir = folder / "run"
-  names = ("config.json", "parameters.txt", "metrics.jsonl", "results.json")
-  for name in (*names, "checkpoints"):
+  for name in (
+    *("config.json", "environment.json", "checkpoints", "metrics.jsonl"),
+    *("parameters.txt", "results.json", "examples.json", "report.html"),
+  ):
     assert (workdir / name).exists()
   assert list(workdir.glob("events.out.tfevents.*"))
   line = "mesh: data=1 fsdp=1, 1 device, 1 process"
   assert done["train"].count(line) == 1
   assert "student merged" in done["train"]
   assert read(workdir / "config.json")["num_train_steps"] == 4
+
+
+def test_training_ends_with_a_report_of_the_run(folder, done):
+  workdir = folder / "run"
+  assert f"written: {workdir}/report.html" in done["train"]
+  page = reports.read_page(workdir / "report.html")
+  mean = read(workdir / "results.json")["student"]["merged"]["test"]["mean"]
+  assert page.tables["table-test"][3][-2:] == [
+    f"{100 * mean[key]:.1f}" for key in ("recall@1", "mmp@5")
+  ]
+  groups = read(workdir / "examples.json")["groups"].values()
+  expected = [
+    kind
+    for listed in groups
+    for item in listed
+    for kind in (
+      "query",
+      *("hit" if x["hit"] else "miss" for x in item["neighbours"]),
+    )
+  ]
+  assert [kind for kind, _, _ in page.pictures] == expected
+  for _, source, _ in page.pictures:
+    assert reports.jpeg_size(source)[0] == "JPEG"
 
 
 def test_evaluation_repeats_the_results_of_training(folder, done):
@@ -260,6 +285,23 @@ MISTAKES = {
   ),
 }
 SHOW = {"show the config": (MAIN, QUICKSTART, "--print_config")}
+# {case: (command line, what it says of its report)}: a run that is done,
+# started again, and a report that cannot be made.
+_AGAIN = (MAIN, *TINY, TWO_DOMAINS, *PLACES)
+NO_REPORT = {
+  "no libraries": (
+    ("tests.without", "matplotlib", *_AGAIN, "--workdir=FOLDER/run"),
+    ("report.html is left out: matplotlib", "pip install 'udon_jax[viz]'"),
+  ),
+  "no room": (
+    (*_AGAIN, "--workdir=FOLDER/blocked"),
+    ("report.html could not be written", "is a folder"),
+  ),
+  "a bug": (
+    (*_AGAIN, "--workdir=FOLDER/bug"),
+    ("report.html could not be written", "Traceback", "TypeError"),
+  ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +315,14 @@ def answers(folder, done):
   write_broken(
     folder, "bad_json", lambda cars: (cars / "test.json").write_text("[{")
   )
-  cases = {name: argv for name, (argv, _) in MISTAKES.items()} | SHOW
+  for name in ("blocked", "bug"):
+    shutil.copytree(folder / "run", folder / name)
+    (folder / name / "report.html").unlink()
+  (folder / "blocked" / "report.html").mkdir()
+  (folder / "bug" / "environment.json").write_text('{"num_parameters": "x"}')
+  cases = {
+    name: argv for name, (argv, _) in (MISTAKES | NO_REPORT).items()
+  } | SHOW
   return command_lines.run_all(
     {name: fill(argv, folder) for name, argv in cases.items()}
   )
@@ -288,6 +337,15 @@ def test_a_mistake_ends_in_one_line_that_names_the_cure(answers, case):
   for words in MISTAKES[case][1]:
     assert words in last
   assert code == 2
+
+
+@pytest.mark.parametrize("case", NO_REPORT)
+def test_a_report_that_fails_leaves_the_training_done(answers, case):
+  code, _, errors = answers[case]
+  assert code == 0, errors
+  assert "the run is done" in errors
+  for words in NO_REPORT[case][1]:
+    assert words in errors
 
 
 def test_a_mistake_leaves_no_workdir_behind(answers, folder):

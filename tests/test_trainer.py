@@ -14,6 +14,7 @@ from udon_jax import (
   checkpointing,
   chips,
   errors,
+  loop,
   overview,
   partitioning,
   reporting,
@@ -158,6 +159,38 @@ def test_workdir_holds_what_the_contract_says(whole):
   assert (workdir / overview.PARAMETERS_FILE).exists()
   assert not (workdir / "profile").exists()
   assert reporting.read_json(workdir / "results.json") == results
+
+
+def test_workdir_tells_what_was_run_on_what(compiled, whole):
+  workdir, *_ = whole
+  told = reporting.read_json(workdir / "environment.json")
+  assert told["num_steps"] == compiled.num_steps
+  assert told["frozen_steps"] == compiled.frozen_steps
+  assert told["mesh"] == dict(compiled.mesh.shape)
+  shapes = jax.tree.leaves(compiled.abstract_state.params)
+  assert told["num_parameters"]["module"] == sum(x.size for x in shapes)
+
+
+def test_examples_are_of_the_checkpoint_that_was_tested(whole):
+  workdir, results, *_ = whole
+  chosen = reporting.read_json(workdir / "examples.json")
+  validated = {
+    line["step"]: line[runs.BEST_METRIC]
+    for line in lines(workdir)
+    if runs.BEST_METRIC in line
+  }
+  assert validated[chosen["step"]] == max(validated.values())
+  by_split = results["student"]["merged"]["test"]
+  keys = fakes.tasks(config())["test"]()
+  for group, listed in chosen["groups"].items():
+    assert listed or group != "random"
+    for item in listed:
+      query = item["query"]
+      (task,) = (x for x in keys if x.domain == query["domain"])
+      assert task.query.keys[query["position"]] == query["key"]
+      assert task.query.labels[query["position"]].tolist() == query["labels"]
+  misses = chosen["groups"]["worst"]
+  assert bool(misses) == (by_split["mean"]["recall@1"] < 1)
 
 
 def test_results_have_the_form_of_the_contract(whole):
@@ -320,5 +353,5 @@ def test_divergence_names_step_and_domain_and_spoils_nothing(
 
 
 def test_every_is_one_based_and_counts_the_last_step():
-  due = [s for s in range(1, 11) if trainer.every(s, 4, last=10)]
+  due = [s for s in range(1, 11) if loop.every(s, 4, last=10)]
   assert due == [4, 8, 10]

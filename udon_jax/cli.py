@@ -20,21 +20,27 @@ EXIT_DIVERGED = 3
 EXIT_STOPPED = 143
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+def run(
+  main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False
+) -> NoReturn:
   """Runs a command line and exits with its code.
 
   Args:
-    main: called with the arguments that are no flags. A `UserError` that it
-      raises ends the process with one line on stderr and exit code 2.
+    main: called with the name of the command and the arguments that are no
+      flags. A `UserError` that it raises ends the process with one line on
+      stderr and exit code 2.
+    takes_arguments: whether there may be such arguments; flags may stand
+      before, between and after them.
   """
   _set_up_logging()
+  flags.FLAGS.set_gnu_getopt(takes_arguments)
 
   quiet = not any(a.lstrip("-").startswith("verbosity") for a in sys.argv)
 
   def guarded(argv: Sequence[str]) -> int | None:
     if quiet:
       absl_logging.set_verbosity(absl_logging.WARNING)
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       raise errors.UserError(f"unexpected argument {argv[1]!r}; see --help")
     return main(argv)
 

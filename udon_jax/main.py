@@ -1,16 +1,20 @@
 """Trains: `python -m udon_jax.main --config=configs/X.py --workdir=DIR`.
 
 Run again, the same command continues the run. At the end the best checkpoint
-is tested, and the table printed.
+is tested, the table printed, and report.html written.
 """
 
 from collections.abc import Sequence
+import logging
 
 from absl import flags
+from etils import epath
 import jax
 from ml_collections import config_flags
 
-from udon_jax import build, cli, errors, trained, trainer
+from udon_jax import build, cli, errors, report, trained, trainer
+
+logger = logging.getLogger("udon_jax.main")  # also when run by `-m`
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, with an argument after a colon if any."
@@ -52,6 +56,32 @@ def main(_: Sequence[str]) -> None:
     process_count=jax.process_count(),
   )
   trainer.train(config, _WORKDIR.value, sources=sources, tasks=tasks)
+  if jax.process_index() == 0:
+    _report(_WORKDIR.value)
+
+
+def _report(workdir: epath.PathLike) -> None:
+  """Writes the report; whatever goes wrong, the training is done."""
+  if missing := report.missing_libraries():
+    logger.info(
+      "%s is left out: %s not installed; %s, then "
+      "`python -m udon_jax.report --workdir=%s`",
+      report.REPORT_FILE,
+      " and ".join(missing),
+      report.INSTALL,
+      workdir,
+    )
+    return
+  try:
+    logger.info("written: %s", report.write(workdir))
+  except errors.UserError as error:
+    logger.warning("%s could not be written: %s", report.REPORT_FILE, error)
+  except Exception:
+    logger.warning(
+      "%s could not be written; please report this bug",
+      report.REPORT_FILE,
+      exc_info=True,
+    )
 
 
 if __name__ == "__main__":

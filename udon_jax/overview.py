@@ -138,15 +138,25 @@ def write_parameters(
   )
 
 
+def num_parameters(state: train_state.TrainState) -> dict[str, int]:
+  """Returns how many parameters "module" and "prototypes" hold."""
+  count = parameter_overview.count_parameters
+  return {
+    "module": int(count(state.params)),
+    "prototypes": int(count(prototypes.params(state.prototypes))),
+  }
+
+
 def format_totals(state: train_state.TrainState) -> str:
   """Returns the line that a run prints about its parameters."""
   count = parameter_overview.count_parameters
   parts = ", ".join(
     f"{count(tree):,} {name}" for name, tree in sorted(state.params.items())
   )
+  totals = num_parameters(state)
   return (
-    f"parameters: {count(state.params):,} of the module ({parts}), "
-    f"{count(prototypes.params(state.prototypes)):,} of class prototypes"
+    f"parameters: {totals['module']:,} of the module ({parts}), "
+    f"{totals['prototypes']:,} of class prototypes"
   )
 
 

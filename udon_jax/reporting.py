@@ -12,8 +12,11 @@ from etils import epath
 
 from udon_jax import errors
 
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+EXAMPLES_FILE = "examples.json"
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:

@@ -36,6 +36,14 @@ def key(data: bytes) -> str | None:
   return _key(example) if example else None
 
 
+def image_bytes(data: bytes) -> bytes:
+  """Returns the encoded image of a record; empty if there is none."""
+  example = _parse(data)
+  if example is None:
+    return b""
+  return b"".join(example.features.feature["image_bytes"].bytes_list.value)
+
+
 def problem(data: bytes, *, with_label: bool) -> str | None:
   """Returns what is wrong with a record, if anything.
 

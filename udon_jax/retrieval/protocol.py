@@ -233,7 +233,7 @@ def _record(
   hits = metrics_lib.relevance(ids, queries.labels, index_labels)
   return records.QueryRecords(
     domain=queries.task.domain,
-    keys=queries.task.query.keys,
+    query=queries.task.query,
     index_splits=splits,
     neighbours=ids,
     scores=scores,

@@ -21,7 +21,7 @@ class QueryRecords:
 
   Attributes:
     domain: of the queries.
-    keys: path of every query, as in its info file.
+    query: the split of the queries.
     index_splits: the splits that were searched, one after the other.
     neighbours: positions in the concatenated index splits, nearest first; -1
       where there are fewer than k neighbours.
@@ -32,7 +32,7 @@ class QueryRecords:
   """
 
   domain: str
-  keys: Sequence[str]
+  query: structs.ImageSplit
   index_splits: Sequence[structs.ImageSplit]
   neighbours: Int[np.ndarray, "q k"]
   scores: Float[np.ndarray, "q k"]
@@ -40,16 +40,26 @@ class QueryRecords:
   num_positives: Int[np.ndarray, "q"]
   metrics: Mapping[str, Float[np.ndarray, "q"]]
 
+  def locate(
+    self,
+  ) -> tuple[Int[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+    """Returns which index split a neighbour lies in, and where in it.
+
+    Both are -1 where there is no neighbour.
+    """
+    sizes = [len(split.labels) for split in self.index_splits]
+    starts = np.cumsum([0, *sizes])
+    part = np.searchsorted(starts, self.neighbours, side="right") - 1
+    return part, np.where(part < 0, -1, self.neighbours - starts[part])
+
   def rows(self) -> Iterator[dict[str, Any]]:
     """Yields a JSON object a query.
 
     {"domain", "key", "num_positives", "metrics": {name: value}, "neighbours":
     [{"domain", "key", "score", "hit"}, ...]}, nearest first.
     """
-    sizes = [len(split.labels) for split in self.index_splits]
-    starts = np.cumsum([0, *sizes])
-    part = np.searchsorted(starts, self.neighbours, side="right") - 1
-    for i, key in enumerate(self.keys):
+    part, position = self.locate()
+    for i, key in enumerate(self.query.keys):
       yield {
         "domain": self.domain,
         "key": key,
@@ -60,18 +70,18 @@ class QueryRecords:
         "neighbours": [
           {
             "domain": self.index_splits[p].domain,
-            "key": self.index_splits[p].keys[place - starts[p]],
+            "key": self.index_splits[p].keys[place],
             "score": float(score),
             "hit": bool(hit),
           }
           for p, place, score, hit in zip(
             part[i],
-            self.neighbours[i],
+            position[i],
             self.scores[i],
             self.hits[i],
             strict=True,
           )
-          if place >= 0
+          if p >= 0
         ],
       }
 
