@@ -40,6 +40,8 @@ LEVELS = (
     "build",
     "stopping",
     "workdirs",
+    "partial",
+    "embedding_files",
   },
   {"run", "trainer"},
 )
