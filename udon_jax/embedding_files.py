@@ -42,23 +42,27 @@ class Content:
   about: Mapping[str, Any]
 
 
-def check(output: pathlib.Path) -> None:
-  """Raises a UserError if a file cannot be written under this name."""
-  if "://" in str(output) or output.suffix not in SUFFIXES:
+def check(name: str) -> pathlib.Path:
+  """Returns the path of an output.
+
+  Raises:
+    UserError: no file of embeddings can be written under this name.
+  """
+  output = pathlib.Path(name)
+  if "://" in name or output.suffix not in SUFFIXES:
     raise errors.UserError(
-      f"--output={output} must be a local file that ends in "
+      f"--output={name} must be a local file that ends in "
       f"{' or '.join(SUFFIXES)}"
     )
   if output.is_dir():
-    raise errors.UserError(
-      f"--output={output} is a folder; choose another name"
-    )
+    raise errors.UserError(f"--output={name} is a folder; choose another name")
   names = _names_file(output)
   if output.suffix == ".npy" and names.exists() and not output.exists():
     raise errors.UserError(
-      f"--output={output} would replace {names}, which is none of its own; "
+      f"--output={name} would replace {names}, which is none of its own; "
       "choose another name"
     )
+  return output
 
 
 def write(output: pathlib.Path, content: Content, *, folder: pathlib.Path):

@@ -62,8 +62,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def main(_: Sequence[str]) -> None:
   """Embeds as the flags say."""
-  workdir, folder, output = _required()
-  embedding_files.check(output)
+  workdir, folder, name = _required()
+  output = embedding_files.check(name)
   if _DOMAIN.value is not None and _EMBEDDING.value != "teacher":
     raise errors.UserError(
       f"--domain={_DOMAIN.value} chooses a teacher; add --embedding=teacher or "
@@ -116,7 +116,7 @@ def main(_: Sequence[str]) -> None:
   )
 
 
-def _required() -> tuple[str, str, pathlib.Path]:
+def _required() -> list[str]:
   """Returns the paths that the flags must name."""
   given = []
   for flag in (_WORKDIR, _IMAGES, _OUTPUT):
@@ -126,8 +126,7 @@ def _required() -> tuple[str, str, pathlib.Path]:
         "--output=FILE.npz are needed"
       )
     given.append(flag.value)
-  workdir, images, output = given
-  return workdir, images, pathlib.Path(output)
+  return given
 
 
 @contextlib.contextmanager

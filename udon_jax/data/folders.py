@@ -39,9 +39,7 @@ def find(folder: epath.PathLike) -> Found:
     UserError: there is no such folder, or no image in it.
   """
   if not os.path.isdir(folder):
-    raise errors.UserError(
-      f"--images={folder} is no local folder; correct the path"
-    )
+    raise errors.UserError(f"--images={folder} is no folder; correct the path")
   paths, total = [], 0
   for path, size, changed in _walk(os.fspath(folder)):
     paths.append(path)
