@@ -141,7 +141,9 @@ BOMBS = {
   "png": png_header(20_000, 20_000),
   "png, not as large": png_header(14_000, 13_000),
   "jpeg": claiming(data_files.encode(0), 65_000, 65_000),
-  "tiff": encode(Image.new("1", (20_000, 20_000)), "TIFF", compression="group4"),
+  "tiff": encode(
+    Image.new("1", (20_000, 20_000)), "TIFF", compression="group4"
+  ),
 }
 DAMAGED = {
   "empty": b"",
