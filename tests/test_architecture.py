@@ -46,7 +46,7 @@ LEVELS = (
   {"run", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "trained"}
+TOP = {"embedder", "extraction", "trained"}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

@@ -20,11 +20,13 @@ class Found:
   """The images below a folder.
 
   Attributes:
+    folder: its path.
     paths: relative to it, sorted. A name that is no valid text holds its bytes
       as `os.fsdecode` writes them.
     fingerprint: of paths, sizes and times of change.
   """
 
+  folder: str
   paths: list[str]
   fingerprint: str
 
@@ -52,7 +54,9 @@ def find(folder: epath.PathLike) -> Found:
       f"{', '.join(formats.SUFFIXES)}"
     )
   paths.sort()
-  return Found(paths, f"{total % 2 ** (8 * _HASH_BYTES):032x}")
+  return Found(
+    os.fspath(folder), paths, f"{total % 2 ** (8 * _HASH_BYTES):032x}"
+  )
 
 
 def _walk(root: str) -> Iterator[tuple[str, int, int]]:
