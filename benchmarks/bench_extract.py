@@ -6,14 +6,18 @@ Both use one model with random weights, in turn and in one process. "forward"
 embeds batches that lie in memory and fetches the results. "extract" is all of
 `udon_jax.extract` but the start: it searches the folder, reads and decodes,
 embeds, and writes the output. JPEGs are drawn with grain, so that they take as
-much decoding as photographs, and lie in the page cache.
+much decoding as photographs, and lie in the page cache. "decode" reads and
+decodes alone. Speeds are medians over the rounds; ratios are medians over the
+rounds' own ratios, whose order of variants alternates.
 """
 
 import argparse
 import logging
 import os
 import pathlib
+import statistics
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -25,18 +29,17 @@ from udon_jax.data import files, folders
 
 # config, images, (width, height)
 CASES = {
-  "vit_s16 at 224": (uned_vits16, 128, (256, 256)),
-  "vit_s16 at 224, larger files": (uned_vits16, 128, (500, 375)),
-  "quickstart's vit_xs16 at 64": (quickstart, 2048, (256, 256)),
-  "quickstart's vit_xs16 at 64, its own files": (quickstart, 2048, (96, 96)),
+  "vit_s16 at 224": (uned_vits16, 64, (256, 256)),
+  "vit_s16 at 224, larger files": (uned_vits16, 64, (500, 375)),
+  "quickstart's vit_xs16 at 64": (quickstart, 2048, (96, 96)),
 }
 
 
 def main() -> None:
   """Runs all cases, prints and writes their table."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--batch_size", type=int, default=32)
+  parser.add_argument("--repeats", type=int, default=9)
+  parser.add_argument("--batch_size", type=int, default=16)
   parser.add_argument("--write", action="store_true", help="keep the results")
   args = parser.parse_args()
   head = common.header("jax", "jaxlib", "numpy", "tensorflow_cpu", "pillow")
@@ -69,22 +72,39 @@ def run(name: str, *, args: argparse.Namespace, folder: pathlib.Path):
   def decode():
     read(model, folders.find(folder / "images"))
 
-  times = common.interleave(
+  times = measure(
     {"forward": forward, "extract": extract, "decode": decode},
     repeats=args.repeats,
   )
-  return [
-    {
-      "case": name,
-      "files": f"{size[0]}x{size[1]}",
-      "variant": variant,
-      "images_per_s": count / time["wall_s"],
-      "speed_vs_forward": times["forward"]["wall_s"] / time["wall_s"],
-      "best_vs_best": times["forward"]["best_s"] / time["best_s"],
-      "cpu_ms_per_image": time["cpu_s"] / count * 1000,
-    }
-    for variant, time in times.items()
-  ]
+  rows = []
+  for variant, seconds in times.items():
+    ratios = np.array(times["forward"]) / np.array(seconds)
+    rows.append(
+      {
+        "case": name,
+        "files": f"{size[0]}x{size[1]}",
+        "variant": variant,
+        "images_per_s": count / statistics.median(seconds),
+        "speed_vs_forward": float(np.median(ratios)),
+        "lowest": float(ratios.min()),
+        "highest": float(ratios.max()),
+      }
+    )
+  return rows
+
+
+def measure(variants, *, repeats: int) -> dict[str, list[float]]:
+  """Returns the seconds of every round, after one that is not counted."""
+  times: dict[str, list[float]] = {name: [] for name in variants}
+  for repeat in range(repeats + 1):
+    # A load that grows or falls slows neither variant more.
+    order = list(variants) if repeat % 2 else list(reversed(variants))
+    for name in order:
+      start = time.perf_counter()
+      variants[name]()
+      if repeat:
+        times[name].append(time.perf_counter() - start)
+  return times
 
 
 def make_model(config, batch_size: int) -> embedder.Embedder:
