@@ -51,11 +51,13 @@ LEVELS = (
     "environment",
     "stopping",
     "workdirs",
+    "partial",
+    "embedding_files",
   },
   {"run", "resuming", "watching", "loop", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "report", "trained"}
+TOP = {"embedder", "extraction", "report", "trained"}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

@@ -4,21 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests import command_lines, fakes
+from tests import fakes
 import udon_jax
-from udon_jax import build, checkpointing, embedder, errors, run, trainer
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-  path = tmp_path_factory.mktemp("run")
-  config = fakes.changed(
-    num_train_steps=2, eval__embeddings=("student",), log_every=2
-  )
-  trainer.train(
-    config, path, sources=fakes.sources(config), tasks=fakes.tasks(config)
-  )
-  return path
+from udon_jax import build, checkpointing, embedder, errors, run
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +32,8 @@ def paths_of(folder):
   return sorted(p for p in folder.rglob("*.*") if p.stem[:5] == "größe")
 
 
-def test_all_ways_to_give_an_image_are_one(workdir, folder):
-  model = udon_jax.load(workdir)
+def test_all_ways_to_give_an_image_are_one(tiny_run, folder):
+  model = udon_jax.load(tiny_run)
   paths = [p for p in paths_of(folder) if p.suffix == ".png"]
   rows = model.embed(paths)
   assert rows.shape == (len(paths), 8)
@@ -58,10 +46,10 @@ def test_all_ways_to_give_an_image_are_one(workdir, folder):
     np.testing.assert_array_equal(model.embed(images), rows)
 
 
-def test_embeddings_are_those_of_the_checkpoint(workdir):
+def test_embeddings_are_those_of_the_checkpoint(tiny_run):
   rng = np.random.default_rng(1)
   images = rng.integers(0, 255, (5, fakes.SIZE, fakes.SIZE, 3), np.uint8)
-  checkpoints = checkpointing.open_existing(workdir, best=run.BEST_METRIC)
+  checkpoints = checkpointing.open_existing(tiny_run, best=run.BEST_METRIC)
   step = checkpoints.best_step
   config = build.from_json(checkpoints.restore_meta(step).config)
   mesh = build.eval_mesh(config)
@@ -73,12 +61,12 @@ def test_embeddings_are_those_of_the_checkpoint(workdir):
   expected = model.apply({"params": params}, images, 2, train=False)
   domain = config.domains[2]
   for name in ("student", "teacher", "backbone"):
-    rows = embedder.load(workdir, embedding=name, domain=domain).embed(images)
+    rows = embedder.load(tiny_run, embedding=name, domain=domain).embed(images)
     np.testing.assert_allclose(rows, getattr(expected, name), atol=1e-5)
 
 
-def test_more_images_than_a_batch_and_none(workdir):
-  model = udon_jax.load(workdir)
+def test_more_images_than_a_batch_and_none(tiny_run):
+  model = udon_jax.load(tiny_run)
   rng = np.random.default_rng(2)
   images = rng.integers(0, 255, (37, 20, 30, 3), np.uint8)
   assert model.batch_size == 16
@@ -87,51 +75,17 @@ def test_more_images_than_a_batch_and_none(workdir):
   assert model.embed([]).shape == (0, 8)
 
 
-def test_mistakes(workdir, folder, tmp_path):
-  model = udon_jax.load(workdir)
+def test_mistakes(tiny_run, folder, tmp_path):
+  model = udon_jax.load(tiny_run)
   with pytest.raises(errors.UserError, match=r"empty\.jpg cannot be read"):
     model.embed([folder / "empty.jpg", *paths_of(folder)])
   with pytest.raises(errors.UserError, match=r"float32 \(8, 8, 3\)"):
     model.embed([np.zeros((8, 8, 3), np.float32)])
   with pytest.raises(errors.UserError, match="the teacher of one of cars"):
-    udon_jax.load(workdir, embedding="teacher")
+    udon_jax.load(tiny_run, embedding="teacher")
   with pytest.raises(errors.UserError, match="'head' is unknown"):
-    udon_jax.load(workdir, embedding="head")
+    udon_jax.load(tiny_run, embedding="head")
   with pytest.raises(errors.UserError, match="holds no checkpoint"):
     udon_jax.load(tmp_path)
   with pytest.raises(errors.UserError, match="no checkpoint of step 7"):
-    udon_jax.load(workdir, step=7)
-
-
-def test_command_line(workdir, folder, tmp_path):
-  output = tmp_path / "new" / "x.npz"
-  command = ["udon_jax.extract", f"--workdir={workdir}"]
-  images = f"--images={folder}"
-  cases = {
-    "good": [*command, images, f"--output={output}"],
-    "no output": [*command, images],
-    "no folder": [*command, "--images=/nowhere", f"--output={output}"],
-    "no image": [*command, f"--images={workdir}", f"--output={output}"],
-    "no npz": [*command, images, f"--output={tmp_path}/x.bin"],
-  }
-  done = command_lines.run_all(cases)
-  code, _, log = done.pop("good")
-  assert code == 0, log
-  assert "19 embeddings of 8 dimensions, 2 files unreadable" in log
-  assert "unreadable: empty.jpg" in log
-  with np.load(output) as file:
-    found = dict(file)
-  expected = [str(p.relative_to(folder)) for p in paths_of(folder)]
-  assert sorted(found["paths"].tolist()) == sorted(expected)
-  assert found["unreadable"].tolist() == ["empty.jpg", "sub 0/text.png"]
-  rows = udon_jax.load(workdir).embed([folder / p for p in found["paths"]])
-  np.testing.assert_allclose(found["embeddings"], rows, atol=1e-6)
-  words = {
-    "no output": "--output",
-    "no folder": "/nowhere is no folder",
-    "no image": "holds no image",
-    "no npz": "must end in .npz",
-  }
-  for name, (code, _, log) in done.items():
-    assert code == 2, name
-    assert words[name] in log.splitlines()[-1]
+    udon_jax.load(tiny_run, step=7)

@@ -86,15 +86,17 @@ def mesh(config: Config) -> Mesh:
   return result
 
 
-def eval_mesh(config: Config) -> Mesh:
+def eval_mesh(config: Config, *, key: str = "config.eval.batch_size") -> Mesh:
   """Returns a mesh of all devices on which the model is whole.
 
   A run's checkpoints are used on any machine, whatever mesh trained them.
+
+  Args:
+    config: the config.
+    key: what the user set its batch size of evaluation with, for the message.
   """
   result = partitioning.make_mesh(data=-1, fsdp=1)
-  partitioning.check_batch_size(
-    "config.eval.batch_size", config.eval.batch_size, result
-  )
+  partitioning.check_batch_size(key, config.eval.batch_size, result)
   return result
 
 

@@ -1,12 +1,12 @@
 """A trained model put to use: images in, embeddings out.
 
-Shape legend: n images, d embedding dim.
+Shape legend: n images, b images of a batch, d embedding dim.
 """
 
-from collections.abc import Iterable
+import collections
+from collections.abc import Iterable, Iterator
 import dataclasses
-import os
-from typing import Any
+import functools
 
 from etils import epath
 from jaxtyping import Float
@@ -21,39 +21,56 @@ class Embedder:
   """Embeds images; made by `load`.
 
   Attributes:
+    step: of the checkpoint.
+    embedding: "student", "teacher" or "backbone".
+    domain: whose teacher is asked; None unless it is a teacher.
     crop_size: side of the images that the model sees, in pixels.
     batch_size: images embedded at a time.
     num_threads: threads that read images.
   """
 
+  step: int
+  embedding: str
+  domain: str | None
   crop_size: int
   batch_size: int
   num_threads: int
+  _trained: trained.Trained
   _scorer: evaluator.Evaluator
-  _params: Any
-  _name: str
-  _domain: str
+
+  @functools.cached_property
+  def dim(self) -> int:
+    """Returns the length of an embedding."""
+    size = self.crop_size
+    images = np.zeros((self.batch_size, size, size, 3), np.uint8)
+    (rows,) = self._embed([images])
+    return rows.shape[1]
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Returns a hash of the model and its weights."""
+    return self._trained.fingerprint()
 
   def embed(self, images: Iterable[files.Image]) -> Float[np.ndarray, "n d"]:
     """Returns an embedding for every image, float32, of unit length.
 
     Args:
       images: paths, bytes of files, uint8 pixels [height, width, 3], or PIL
-        images. The centre of each is seen, at `crop_size`.
+        images; an iterator is read a little ahead. The centre of each is seen,
+        at `crop_size`.
 
     Raises:
-      UserError: an image cannot be read.
+      UserError: an image cannot be read; `embed_readable` goes on without it.
     """
-    images = list(images)
-    rows, unreadable = self.embed_readable(images)
-    if unreadable:
-      first = images[unreadable[0]]
-      name = first if isinstance(first, str | os.PathLike) else "an image"
-      raise errors.UserError(
-        f"{name} cannot be read as an image ({len(unreadable)} of "
-        f"{len(images)} cannot); replace or leave it out"
-      )
-    return rows
+    parts = []
+    for rows, batch in self.stream(self._read(images)):
+      for failure in batch.failures.values():
+        raise errors.UserError(
+          f"{failure.name} cannot be read as an image ({failure.reason}); "
+          "replace it or leave it out"
+        )
+      parts.append(rows)
+    return np.concatenate(parts)
 
   def embed_readable(
     self, images: Iterable[files.Image]
@@ -67,31 +84,49 @@ class Embedder:
       The embeddings in order, without the unreadable images, and the positions
       of these.
     """
-    unreadable: list[int] = []
-    count = 0
+    parts, unreadable, position = [], [], 0
+    for rows, batch in self.stream(self._read(images)):
+      parts.append(np.delete(rows, list(batch.failures), axis=0))
+      unreadable += [position + row for row in batch.failures]
+      position += batch.num_images
+    return np.concatenate(parts), unreadable
 
-    def batches():
-      nonlocal count
-      rows = []
-      found = files.read(
-        images, crop_size=self.crop_size, num_threads=self.num_threads
-      )
-      for position, pixels in enumerate(found):
-        if pixels is None:
-          unreadable.append(position)
-          continue
-        rows.append(pixels)
-        count += 1
-        if len(rows) == self.batch_size:
-          yield np.stack(rows)
-          rows = []
-      if rows or not count:
-        yield files.pad(rows, self.batch_size, self.crop_size)
+  def stream(
+    self, batches: Iterable[files.Batch]
+  ) -> Iterator[tuple[Float[np.ndarray, "b d"], files.Batch]]:
+    """Yields the embeddings of batches, float32, and the batches.
 
-    embedded = self._scorer.embed_batches(
-      self._params, batches(), domain=self._domain, names=[self._name]
+    An embedding depends on the image's row in its batch by no more than
+    rounding. Rows of unreadable images mean nothing; those beyond `num_images`
+    are cut off.
+    """
+    waiting: collections.deque[files.Batch] = collections.deque()
+
+    def images():
+      for batch in batches:
+        waiting.append(batch)
+        yield batch.images
+
+    for rows in self._embed(images()):
+      batch = waiting.popleft()
+      yield rows[: batch.num_images], batch
+
+  def _read(self, images):
+    return files.read(
+      images,
+      crop_size=self.crop_size,
+      batch_size=self.batch_size,
+      num_threads=self.num_threads,
     )
-    return embedded[self._name][:count], unreadable
+
+  def _embed(self, batches):
+    for embedded in self._scorer.stream(
+      self._trained.params,
+      batches,
+      domain=self.domain or self._trained.config.domains[0],
+      names=[self.embedding],
+    ):
+      yield embedded[self.embedding].astype(np.float32, copy=False)
 
 
 def load(
@@ -100,6 +135,8 @@ def load(
   step: int | None = None,
   embedding: str = "student",
   domain: str | None = None,
+  batch_size: int | None = None,
+  num_threads: int | None = None,
 ) -> Embedder:
   """Returns the model of a run.
 
@@ -110,12 +147,17 @@ def load(
     step: of the checkpoint; the best one if None.
     embedding: "student", the universal one; "teacher" or "backbone".
     domain: whose teacher to ask, for "teacher".
+    batch_size: images embedded at a time; as in the run's evaluation if None.
+    num_threads: threads that read images; as in the run if None.
 
   Raises:
-    UserError: no such checkpoint, embedding or domain.
+    UserError: no such checkpoint, embedding or domain, or the devices do not
+      share the batch evenly.
   """
   evaluator.check_embeddings([embedding], key="--embedding")
-  found = trained.load(workdir, step=step)
+  found = trained.load(
+    workdir, step=step, batch_size=batch_size, batch_size_key="--batch_size"
+  )
   config = found.config
   if embedding == "teacher" and domain not in config.domains:
     raise errors.UserError(
@@ -123,11 +165,12 @@ def load(
       "must be named"
     )
   return Embedder(
+    step=found.step,
+    embedding=embedding,
+    domain=domain if embedding == "teacher" else None,
     crop_size=config.data.crop_size,
     batch_size=config.eval.batch_size,
-    num_threads=trained.num_threads(config),
+    num_threads=num_threads or trained.num_threads(config),
+    _trained=found,
     _scorer=found.evaluator(),
-    _params=found.params,
-    _name=embedding,
-    _domain=domain or config.domains[0],
   )

@@ -3,7 +3,7 @@
 Shape legend: n images of a split, d embedding dim.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -119,18 +119,37 @@ class Evaluator:
       domain: whose teacher is asked.
       names: of EMBEDDINGS.
     """
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for outputs in self.stream(params, batches, domain=domain, names=names):
+      for name, rows in outputs.items():
+        parts[name].append(rows)
+    return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+  def stream(
+    self,
+    params: Any,
+    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    *,
+    domain: str,
+    names: Sequence[str],
+  ) -> Iterator[dict[str, Float[np.ndarray, "b d"]]]:
+    """Yields the embeddings of every batch, on the host, in order.
+
+    One batch is asked for ahead. Arguments as for `embed_batches`.
+    """
     domain_id = partitioning.put_replicated(
       np.int32(self.domain_ids[domain]), self.mesh
     )
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    pending: dict[str, Any] = {}
+    pending = None
     for batch in batches:
       images = partitioning.put_batch(batch, self.mesh)
       outputs = self._forward(params, images, domain_id)
-      _append(parts, pending)  # fetched while the device computes the next
+      if pending is not None:
+        # Fetched while the device computes the next.
+        yield partitioning.fetch(pending)
       pending = {name: getattr(outputs, name) for name in names}
-    _append(parts, pending)
-    return {name: np.concatenate(rows) for name, rows in parts.items()}
+    if pending is not None:
+      yield partitioning.fetch(pending)
 
   @functools.cached_property
   def _forward(self):
@@ -140,11 +159,6 @@ class Evaluator:
       ),
       out_shardings=partitioning.replicated(self.mesh),
     )
-
-
-def _append(parts, outputs):
-  for name, rows in partitioning.fetch(outputs).items():
-    parts[name].append(rows)
 
 
 def nest(by_split: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 from typing import Any
 
 from etils import epath
+import jax
 from jax.sharding import Mesh
 import ml_collections
+import numpy as np
 
-from udon_jax import build, checkpointing, evaluator, run, structs
+from udon_jax import (
+  build,
+  checkpointing,
+  evaluator,
+  partitioning,
+  run,
+  structs,
+)
 
 Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
@@ -28,6 +39,18 @@ class Trained:
   def evaluator(self) -> evaluator.Evaluator:
     """Returns the evaluator that the run's config describes."""
     return build.make_evaluator(self.config, self.model, self.mesh)
+
+  def fingerprint(self) -> str:
+    """Returns a hash of what decides the embeddings: the model, its weights."""
+    config = build.to_json(self.config)
+    described = [config["model"], config["data"]["crop_size"]]
+    digest = hashlib.blake2b(
+      json.dumps(described, sort_keys=True).encode(), digest_size=16
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      digest.update(partitioning.path_name(path).encode())
+      digest.update(np.asarray(partitioning.fetch(leaf)).tobytes())
+    return digest.hexdigest()
 
   def load_tasks(
     self,
@@ -67,15 +90,24 @@ def num_threads(config: ml_collections.ConfigDict) -> int:
   return config.data.num_threads or os.cpu_count() or 1
 
 
-def load(workdir: epath.PathLike, *, step: int | None = None) -> Trained:
+def load(
+  workdir: epath.PathLike,
+  *,
+  step: int | None = None,
+  batch_size: int | None = None,
+  batch_size_key: str = "config.eval.batch_size",
+) -> Trained:
   """Returns the model of a run.
 
   Args:
     workdir: the run's folder.
     step: of the checkpoint; the best one if None.
+    batch_size: images embedded at a time; as the run did if None.
+    batch_size_key: what the user can set it with, for the message.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or the devices do not share the
+      batch evenly.
   """
   with contextlib.closing(
     checkpointing.open_existing(workdir, best=run.BEST_METRIC)
@@ -83,7 +115,9 @@ def load(workdir: epath.PathLike, *, step: int | None = None) -> Trained:
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
     build.check(config)
-    mesh = build.eval_mesh(config)
+    if batch_size is not None:
+      config.eval.batch_size = batch_size
+    mesh = build.eval_mesh(config, key=batch_size_key)
     model = build.model(config, len(config.domains))
     params = checkpointer.restore_params(
       step, build.abstract_params(config, model, mesh)

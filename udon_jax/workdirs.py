@@ -46,11 +46,15 @@ _SHAPELESS = (
 
 
 @contextlib.contextmanager
-def lock(workdir: epath.PathLike) -> Iterator[None]:
+def lock(workdir: epath.PathLike, *, name: str | None = None) -> Iterator[None]:
   """Keeps other processes of this machine from using the workdir.
 
   The lock ends with the process, however it ends. Folders that are not local
   ("gs://...") are not locked.
+
+  Args:
+    workdir: the folder.
+    name: what the user knows it by, for the message; --workdir if None.
 
   Raises:
     UserError: another process uses the folder.
@@ -64,8 +68,8 @@ def lock(workdir: epath.PathLike) -> Iterator[None]:
     except OSError as error:
       file.seek(0)
       raise errors.UserError(
-        f"--workdir={workdir} is used by process {file.read().strip()}; wait "
-        "for it, stop it, or choose another folder"
+        f"{name or f'--workdir={workdir}'} is used by process "
+        f"{file.read().strip()}; wait for it, stop it, or choose another folder"
       ) from error
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -1,0 +1,145 @@
+"""From the bytes of any common image format to pixels.
+
+TensorFlow decodes what it can, so that an image has the pixels of training and
+evaluation; Pillow decodes the rest: BMP, TIFF, animations (their first frame),
+WebP with alpha. Both drop transparency: the colours stored beneath it count,
+and in GIFs, which store none, black. 16 bits become 8 by their upper byte. EXIF
+orientation is ignored.
+
+Shape legend: h, w height and width of an image.
+"""
+
+import io
+import warnings
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+import tensorflow as tf
+
+from udon_jax.data import preprocess
+
+# Pillow's own limit, for all: a small file can unpack to any size.
+MAX_PIXELS = 178_956_970
+SUFFIXES = (
+  ".jpg",
+  ".jpeg",
+  ".jpe",
+  ".jfif",
+  ".png",
+  ".gif",
+  ".webp",
+  ".bmp",
+  ".dib",
+  ".tif",
+  ".tiff",
+)
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
+# TensorFlow's BMP decoder shows palette numbers as grey.
+_OF_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+
+Image.init()  # before threads come
+# It tells of sizes below the limit, and of odd metadata.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnreadableError(ValueError):
+  """An image cannot be decoded; says why in a few words."""
+
+
+def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the pixels of an encoded image.
+
+  Raises:
+    UnreadableError: it is damaged, too large, or of an unknown kind.
+  """
+  if not data:
+    raise UnreadableError("the file is empty")
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      check_size(*image.size)
+      if _is_for_tensorflow(image):
+        try:
+          return preprocess.decode(data).numpy()
+        except (tf.errors.OpError, UnicodeDecodeError):
+          pass  # messages may quote the file, and then be no text
+      return to_rgb(image)
+  except UnreadableError:
+    raise
+  except Image.UnidentifiedImageError as error:
+    raise UnreadableError("no known image format") from error
+  except Image.DecompressionBombError as error:
+    raise UnreadableError(f"more than {MAX_PIXELS} pixels") from error
+  except Exception as error:
+    # Pillow's readers raise whatever a damaged file leads them to.
+    message = " ".join(str(error).split()) or type(error).__name__
+    raise UnreadableError(message) from error
+
+
+def decode_in_graph(data: tf.Tensor) -> tf.Tensor:
+  """Returns what `decode` does, as a tensor; JPEG and PNG without Python.
+
+  Raises (when it runs):
+    tf.errors.OpError: `decode` may know a way, or the reason.
+  """
+  kinds = {
+    _JPEG: lambda: _decode_small(data, tf.io.extract_jpeg_shape(data)[:2]),
+    # Width and height follow the signature and 8 bytes of the first chunk.
+    _PNG: lambda: _decode_small(
+      data,
+      tf.io.decode_raw(
+        tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
+      ),
+    ),
+  }
+  pixels = tf.case(
+    [
+      (tf.equal(tf.strings.substr(data, 0, len(magic)), magic), then)
+      for magic, then in kinds.items()
+    ],
+    default=lambda: tf.numpy_function(decode, [data], tf.uint8),
+  )
+  return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def _decode_small(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+  """Decodes with TensorFlow if the header's size is within the limit."""
+  pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+  check = tf.debugging.Assert((pixels > 0) & (pixels <= MAX_PIXELS), [pixels])
+  with tf.control_dependencies([check]):
+    return preprocess.decode(tf.identity(data))
+
+
+def check_size(width: int, height: int) -> None:
+  """Raises an UnreadableError for an image of too many pixels."""
+  if width * height > MAX_PIXELS:
+    raise UnreadableError(
+      f"{width} x {height} are more than {MAX_PIXELS} pixels"
+    )
+
+
+def _is_for_tensorflow(image: Image.Image) -> bool:
+  # Of an animated GIF it would unpack every frame, only to refuse it.
+  animated = image.format == "GIF" and getattr(image, "is_animated", False)
+  return image.format in _OF_TENSORFLOW and not animated
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the pixels of (the first frame of) a Pillow image.
+
+  Raises:
+    UnreadableError: its values have no known range.
+  """
+  if image.mode in ("I", "F"):
+    raise UnreadableError("32 bits a pixel have no known range; convert it")
+  if image.mode.startswith("I;16"):
+    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+  if image.format == "GIF":
+    rgba = np.asarray(image.convert("RGBA"))
+    return np.where(rgba[..., 3:] > 0, rgba[..., :3], np.uint8(0))
+  if image.mode in ("La", "RGBa"):
+    image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+  return np.asarray(image.convert("RGB"))
