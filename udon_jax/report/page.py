@@ -186,8 +186,8 @@ def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
   commit = environment.get("git_commit")
   told = {
     "started": environment.get("started"),
-    "devices": f"{environment.get('num_devices')} x "
-    f"{environment.get('device_kind')}",
+    "devices": environment.get("num_devices"),
+    "kind of device": environment.get("device_kind"),
     "processes": environment.get("num_processes"),
     "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.items()),
     "platform": environment.get("platform"),
