@@ -48,6 +48,33 @@ BAD = {
   "empty path": ([{"path": "", "class_id": 0}], "entry 0: path ''"),
   "absolute path": ([{"path": "/a", "class_id": 0}], "out of images/"),
   "path above": ([{"path": "a/../../b", "class_id": 0}], "out of images/"),
+  "path above by \\": (
+    [{"path": "a\\..\\..\\b", "class_id": 0}],
+    "out of images/",
+  ),
+  "path on a drive": ([{"path": "C:\\a.jpg", "class_id": 0}], "out of images/"),
+  "path on a server": ([{"path": "\\\\a\\b", "class_id": 0}], "out of images/"),
+  "path ends above": ([{"path": "a/..", "class_id": 0}], "out of images/"),
+  "path with NUL": ([{"path": "a\0b", "class_id": 0}], "no file name can hold"),
+  "path with half a character": (
+    '[{"path": "a\\ud800b.jpg", "class_id": 0}]',
+    "no file name can hold",
+  ),
+  "nested too deeply": ("[" * 100_000, "too deep"),
+  "nested deeply": (
+    '[{"path": "a", "class_id": ' + "[" * 200 + "]" * 200 + "}]",
+    "entry 0: class_id",
+  ),
+  "number of many digits": (
+    '[{"path": "a", "class_id": ' + "9" * 5000 + "}]",
+    "not valid JSON",
+  ),
+  "number of some digits": (
+    '[{"path": "a", "class_id": ' + "9" * 500 + "}]",
+    "entry 0: class_id 9999",
+  ),
+  "nested classes": ([{"path": "b", "class_id": [[1]]}], "entry 0: class_id"),
+  "no number": ('[{"path": "b", "class_id": NaN}]', "entry 0: class_id nan"),
   "negative": ([GOOD, {"path": "b", "class_id": -1}], "entry 1: class_id -1"),
   "float": ([{"path": "b", "class_id": 1.0}], "class_id 1.0"),
   "text": ([{"path": "b", "class_id": "1"}], "class_id '1'"),
@@ -68,6 +95,29 @@ def test_mistakes_are_named(tmp_path, name):
     info.read_info(file, split="train")
   assert str(file) in str(caught.value)
   assert "\n" not in str(caught.value)
+  assert len(str(caught.value)) < 400 + len(str(file))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+  file = write(tmp_path, b"\xef\xbb\xbf" + json.dumps([GOOD]).encode())
+  assert info.read_info(file, split="train").paths == ["a/1.jpg"]
+
+
+def test_names_may_hold_what_disks_allow(tmp_path):
+  paths = ["a..b/c...jpg", "a:b.jpg", "C:c.jpg", "d\\e.jpg", "~/f.jpg", "-g"]
+  entries = [{"path": path, "class_id": 0} for path in paths]
+  assert info.read_info(write(tmp_path, entries), split="train").paths == paths
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+  (tmp_path / "val.json").mkdir()
+  for read in (
+    info.fingerprint,
+    info.require,
+    lambda file: info.read_info(file, split="val"),
+  ):
+    with pytest.raises(errors.UserError, match=r"val\.json (cannot|is missing)"):
+      read(tmp_path / "val.json")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -142,8 +142,7 @@ def test_files_that_vanish_before_they_are_read(file):
 def test_a_replaced_file_of_the_same_size(file):
   read_all(file)
   data_files.write_records(file, list(reversed(DATA)))
-  with pytest.raises(errors.UserError, match="changed since its sidecar"):
-    read_all(file)
+  assert read_all(file) == list(reversed(DATA))
 
 
 def test_remote_files_are_read_through_streams(file):
