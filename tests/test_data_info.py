@@ -2,6 +2,8 @@
 
 import json
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -139,3 +141,30 @@ def test_the_fingerprint_is_of_the_bytes(tmp_path):
   first = info.fingerprint(write(tmp_path, [GOOD]))
   assert first == info.fingerprint(write(tmp_path, [GOOD]))
   assert first != info.fingerprint(write(tmp_path, [GOOD, GOOD]))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_damage_is_named_or_still_a_list(tmp_path_factory, data):
+  """Any bytes give a list of sound entries or a UserError, nothing else."""
+  entries = [
+    {"path": f"ä/{i}.jpg", "class_id": [i % 2, i % 3][: 1 + i % 2]}
+    for i in range(6)
+  ]
+  whole = bytearray(json.dumps(entries, ensure_ascii=False).encode())
+  for _ in range(data.draw(st.integers(1, 3), "flips")):
+    at = data.draw(st.integers(0, len(whole) - 1), "byte")
+    whole[at] ^= data.draw(st.integers(1, 255), "bits")
+  if data.draw(st.booleans(), "cut"):
+    del whole[data.draw(st.integers(0, len(whole) - 1), "size") :]
+  file = write(tmp_path_factory.getbasetemp(), bytes(whole))
+  try:
+    found = info.read_info(file, split="test")
+  except errors.UserError as error:
+    assert str(file) in str(error) and "\n" not in str(error)
+    return
+  assert len(found.paths) == len(found.labels) == 6
+  assert (found.labels[:, 0] >= 0).all()
+  for path in found.paths:
+    assert path.encode() and "\0" not in path
+    assert ".." not in path.split("/") and not path.startswith("/")

@@ -1,7 +1,6 @@
 """Which splits are prepared, and how images are found and missed."""
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -110,16 +109,10 @@ def test_missing_images_are_all_named(root, log):
 
 
 def test_paths_that_lead_to_no_image_are_named(root, log):
-  os.mkfifo(root / "images/cars/train/pipe.jpg")
-  entries = [
-    {"path": path, "class_id": i}
-    for i, path in enumerate(("cars/train", "cars/train/pipe.jpg"))
-  ]
-  data_files.write_info(root, "cars", "val", entries)
-  with pytest.raises(errors.UserError, match="2 images are unusable"):
+  data_files.write_info(root, "cars", "val", [{"path": "cars/train"} | CLASS_0])
+  with pytest.raises(errors.UserError, match="1 images are unusable"):
     data_files.prepare(root, domain_names=["cars"])
-  for path in ("cars/train", "cars/train/pipe.jpg"):
-    assert f"images/{path} is no file" in log.text
+  assert "images/cars/train cannot be read (Is a directory)" in log.text
   data_files.write_info(root, "cars", "val", [{"path": "a" * 9000} | CLASS_0])
   with pytest.raises(errors.UserError, match="1 images are missing"):
     data_files.prepare(root, domain_names=["cars"])

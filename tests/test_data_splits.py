@@ -66,6 +66,18 @@ def test_fewer_records_than_were_prepared_are_named(root):
     splits.open_records(place, "cars", "val")
 
 
+def test_training_records_of_other_making_are_counted(root):
+  place = data_files.prepare(root, num_shards=1)
+  folder = root / "tfds/cars/train"
+  (folder / "metadata.json").unlink()
+  assert len(splits.open_records(place, "cars", "train")) == 7
+  file = folder / "cars.train.tfrecord-00000-of-00001"
+  starts = offsets.load(file)
+  file.write_bytes(file.read_bytes()[: starts[4]])
+  with pytest.raises(errors.UserError, match=r"4 records.* 7 images.*prepare"):
+    splits.open_records(place, "cars", "train")
+
+
 def test_classes_are_counted_in_the_info_file_without_metadata(root):
   place = layout.find(root)
   assert splits.num_classes(place, "cars") == 3

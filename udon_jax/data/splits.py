@@ -27,7 +27,15 @@ def open_records(
       f" {place.prepare} --domains={domain}, or restore the info file"
     )
   opened = records.RecordFiles(files)
-  if not known or len(opened) == known.num_examples:
+  if known is None and split == domains.TRAIN_SPLIT:
+    # Evaluation splits are compared with their info files in any case.
+    check_agreement(
+      opened,
+      info.read_info(info_file, split=split),
+      in_order=False,
+      cure=f"delete {folder} and run {place.prepare} --domains={domain}",
+    )
+  if known is None or len(opened) == known.num_examples:
     return opened
   # A sidecar of another file of the same size, or an edited split.
   for file in opened.files:

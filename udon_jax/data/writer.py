@@ -201,8 +201,6 @@ def _read_image(file: epath.Path | None) -> tuple[bytes, str | None]:
   """Returns the bytes of an image and what is wrong with them, if anything."""
   assert file is not None, "missing images are reported before"
   try:
-    if not file.is_file():  # a pipe would never end
-      return b"", "is no file"
     data = file.read_bytes()
   except OSError as error:
     return b"", f"cannot be read ({error.strerror})"
