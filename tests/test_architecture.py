@@ -38,6 +38,7 @@ LEVELS = (
     "reporting",
     "progress",
     "build",
+    "checks",
     "stopping",
     "workdirs",
   },

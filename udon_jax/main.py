@@ -10,7 +10,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from udon_jax import build, cli, errors, trained, trainer
+from udon_jax import checks, cli, errors, trained, trainer
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, with an argument after a colon if any."
@@ -35,7 +35,7 @@ def main(_: Sequence[str]) -> None:
     raise errors.UserError(
       "--workdir is missing; for example --workdir=runs/quickstart"
     )
-  build.check(config)
+  checks.check(config)
   from udon_jax.data import dataset
 
   sources, tasks = dataset.load(

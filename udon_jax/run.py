@@ -17,6 +17,7 @@ import ml_collections
 from udon_jax import (
   build,
   checkpointing,
+  checks,
   evaluator,
   partitioning,
   prototypes,
@@ -56,7 +57,7 @@ def set_up(
   config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
 ) -> Run:
   """Builds and checks everything that a run needs before its first step."""
-  build.check(config)
+  checks.check(config)
   mesh = build.mesh(config)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]

@@ -10,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 import ml_collections
 
-from udon_jax import build, checkpointing, evaluator, run, structs
+from udon_jax import build, checkpointing, checks, evaluator, run, structs
 
 Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
@@ -82,7 +82,7 @@ def load(workdir: epath.PathLike, *, step: int | None = None) -> Trained:
   ) as checkpointer:
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
-    build.check(config)
+    checks.check(config)
     mesh = build.eval_mesh(config)
     model = build.model(config, len(config.domains))
     params = checkpointer.restore_params(
