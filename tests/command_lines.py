@@ -23,19 +23,33 @@ _MODULES = ("udon_jax.trainer", "udon_jax.data.dataset", "udon_jax.data.layout")
 
 
 class Answer(typing.NamedTuple):
-  """What a command line left behind."""
+  """What a command line said."""
 
   code: int
   output: str
   errors: str
-  changed: list[str]  # files that it changed or removed, of the watched folder
+
+
+class Watched(typing.NamedTuple):
+  """What a command line said, and did to a folder."""
+
+  code: int
+  output: str
+  errors: str
+  changed: list[str]  # files that it changed or removed
   added: list[str]
 
 
-def run_all(cases, *, watched="", **environment):
+def run_all(cases, **environment):
   """Runs {name: argv} in turn; returns {name: Answer}."""
+  answers = watch_all(cases, "", **environment)
+  return {name: Answer(*answer[:3]) for name, answer in answers.items()}
+
+
+def watch_all(cases, folder, **environment):
+  """Runs {name: argv} in turn; returns {name: Watched} for a folder."""
   done = subprocess.run(
-    [sys.executable, "-m", "tests.command_lines", str(watched)],
+    [sys.executable, "-m", "tests.command_lines", str(folder)],
     cwd=ROOT,
     env={**os.environ, **environment},
     input=json.dumps(cases),
@@ -43,7 +57,7 @@ def run_all(cases, *, watched="", **environment):
     text=True,
     check=True,
   )
-  return {name: Answer(*x) for name, x in json.loads(done.stdout).items()}
+  return {name: Watched(*x) for name, x in json.loads(done.stdout).items()}
 
 
 def _snapshot(folder):

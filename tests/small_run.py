@@ -31,18 +31,17 @@ COMMANDS = {
 }
 
 
-def run_all(cases, folder, **options):
-  """Runs {name: argv} with FOLDER filled in; see `command_lines.run_all`."""
-  filled = {
+def fill(cases, folder):
+  """Returns {name: argv} with the name of the folder."""
+  return {
     name: [x.replace("FOLDER", str(folder)) for x in argv]
     for name, argv in cases.items()
   }
-  return command_lines.run_all(filled, **options)
 
 
 def must_succeed(cases, folder):
   """Runs {name: argv} on one device; returns {name: what went to stderr}."""
-  answers = run_all(cases, folder, XLA_FLAGS="")
+  answers = command_lines.run_all(fill(cases, folder), XLA_FLAGS="")
   for answer in answers.values():
     assert answer.code == 0, answer.errors
   return {name: answer.errors for name, answer in answers.items()}

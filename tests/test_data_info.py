@@ -118,7 +118,9 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
     info.require,
     lambda file: info.read_info(file, split="val"),
   ):
-    with pytest.raises(errors.UserError, match=r"val\.json (cannot|is missing)"):
+    with pytest.raises(
+      errors.UserError, match=r"val\.json (cannot|is missing)"
+    ):
       read(tmp_path / "val.json")
 
 

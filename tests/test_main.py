@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests import small_run
+from tests import command_lines, small_run
 from udon_jax import default_config
 
 OUTPUTS = ("student", "teacher", "backbone")
@@ -39,11 +39,11 @@ def done(folder):
 
 
 @pytest.fixture(scope="module")
-def shown(folder):
+def shown():
   """Returns {command: its answer}, of all that only show something."""
   cases = {module: (module, "--help") for module in HELPFUL}
   config = (small_run.MAIN, small_run.QUICKSTART, "--print_config")
-  return small_run.run_all(cases | {"config": config}, folder)
+  return command_lines.run_all(cases | {"config": config})
 
 
 def read(path):

@@ -40,7 +40,10 @@ def _all(rule: Rule, kind: type | tuple[type, ...], words: str) -> Rule:
 
 _FRACTION: Rule = (lambda x: 0 <= x < 1, "must be in [0, 1)")
 _POSITIVE: Rule = (lambda x: 0 < x < math.inf, "must be above 0 and finite")
-_NOT_NEGATIVE: Rule = (lambda x: 0 <= x < math.inf, "must be at least 0 and finite")
+_NOT_NEGATIVE: Rule = (
+  lambda x: 0 <= x < math.inf,
+  "must be at least 0 and finite",
+)
 _ANY: Rule = (lambda _: True, "")
 _WIDTHS = _all(_at_least(1), int, "must be a tuple of integers from 1, or ()")
 _NUMBERS = (int, float)
