@@ -57,10 +57,10 @@ BAD = {
   "path on a drive": ([{"path": "C:\\a.jpg", "class_id": 0}], "out of images/"),
   "path on a server": ([{"path": "\\\\a\\b", "class_id": 0}], "out of images/"),
   "path ends above": ([{"path": "a/..", "class_id": 0}], "out of images/"),
-  "path with NUL": ([{"path": "a\0b", "class_id": 0}], "no file name can hold"),
+  "path with NUL": ([{"path": "a\0b", "class_id": 0}], "is no file name"),
   "path with half a character": (
     '[{"path": "a\\ud800b.jpg", "class_id": 0}]',
-    "no file name can hold",
+    "is no file name",
   ),
   "nested too deeply": ("[" * 100_000, "too deep"),
   "nested deeply": (

@@ -180,7 +180,7 @@ def test_offsets_of_another_file_are_found_again(file):
 def test_offsets_of_other_numbers_of_records_are_named_and_made_anew(file):
   offsets.write(file, np.delete(offsets.load(file), 2))
   opened = records.RecordFiles([file])
-  with pytest.raises(errors.UserError, match="4 records in place of 5.*again"):
+  with pytest.raises(errors.UserError, match=r"4 records in place of 5.*again"):
     opened.read(1)
   assert read_all(file) == DATA
 

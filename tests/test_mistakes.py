@@ -74,7 +74,6 @@ VALUES = {
   "pretrained=augreg:FOLDER/none.npz": "none.npz",
   "pretrained=augreg:FOLDER/torn.npz": "torn.npz",
   "pretrained=augreg:FOLDER/sizes.npz": "config.model.name",
-  "resume_from=FOLDER/empty": "give the workdir",
 }
 # The rest: {case: (command line, words of the message)}; later flags count.
 CASES = {
@@ -210,6 +209,10 @@ CASES = {
     ),
     ("config.resume_from", "was trained on", "config.domains"),
   ),
+  "resume from nothing": (
+    (*TRAIN, "--config.resume_from=FOLDER/empty"),
+    ("empty holds no checkpoint", "give the workdir"),
+  ),
   "evaluate nothing": ((EVALUATE,), ("--workdir", "give the folder")),
   "evaluate an empty folder": (
     (EVALUATE, "--workdir=FOLDER/empty"),
@@ -253,27 +256,27 @@ CASES = {
     ("num_shards", "0"),
   ),
   "class id out of range": (
-    (PREPARE, "--data_dir=FOLDER/class_id"),
+    (PREPARE, "--data_dir=FOLDER/class_id", "--domains=cars"),
     ("train.json: entry 3: class_id 1000", "number the classes"),
   ),
   "prepare what is no JSON": (
-    (PREPARE, "--data_dir=FOLDER/bad_json"),
+    (PREPARE, "--data_dir=FOLDER/bad_json", "--domains=cars"),
     ("cars/test.json is not valid JSON", "write it again"),
   ),
   "prepare an empty split": (
-    (PREPARE, "--data_dir=FOLDER/no_image"),
+    (PREPARE, "--data_dir=FOLDER/no_image", "--domains=cars"),
     ("cars/val.json lists no image", "at least one"),
   ),
   "prepare paths that lead out": (
-    (PREPARE, "--data_dir=FOLDER/outside"),
+    (PREPARE, "--data_dir=FOLDER/outside", "--domains=cars"),
     ("cars/val.json: entry 1: path '../secret.jpg' leads out", "relative"),
   ),
   "prepare a missing image": (
-    (PREPARE, "--data_dir=FOLDER/missing"),
+    (PREPARE, "--data_dir=FOLDER/missing", "--domains=cars"),
     ("images are missing", "cars/nowhere.jpg", "drop their entries"),
   ),
   "prepare a damaged image": (
-    (PREPARE, "--data_dir=FOLDER/damaged"),
+    (PREPARE, "--data_dir=FOLDER/damaged", "--domains=cars"),
     ("1 images are unusable", "torn.jpg is damaged", "replace them"),
   ),
   "draw nowhere": ((SYNTHETIC,), ("--output",)),
@@ -304,15 +307,14 @@ CASES = {
   )
   for flag, words in VALUES.items()
 }
-# Found while the run goes: these may write into their own workdir, "began".
-BEGAN = (*TRAIN, "--workdir=FOLDER/began")
+# Found while the run goes: these may write into their own workdirs.
 LATE = {
   "a damaged image in training": (
-    (*BEGAN, "--config.data_dir=FOLDER/jpeg"),
+    (*TRAIN, "--config.data_dir=FOLDER/jpeg", "--workdir=FOLDER/began_0"),
     ("cars.train.tfrecord-", ": record ", "(key ", "be decoded", "prepare"),
   ),
   "a flipped bit in training": (
-    (*BEGAN, "--config.data_dir=FOLDER/flipped"),
+    (*TRAIN, "--config.data_dir=FOLDER/flipped", "--workdir=FOLDER/began_1"),
     ("cars.train.tfrecord-", ": record ", "is damaged", "prepare"),
   ),
 }
@@ -505,7 +507,7 @@ def test_a_mistake_does_no_harm(answers, case):
   lock = ".lock"
   assert [path for path in answer.changed if not path.endswith(lock)] == []
   for path in answer.added:
-    began = case in LATE and path.startswith("began/")
+    began = case in LATE and path.startswith("began_")
     assert began or path.endswith(lock)
 
 

@@ -116,7 +116,9 @@ def test_a_domain_that_can_find_nothing_is_named(own_index):
   index = query if own_index else split("a", "index", [3, 4, 5])
   rows = np.eye(3, dtype=np.float32)
   embeddings = {("a", "test"): rows, ("a", "index"): rows}
-  with pytest.raises(errors.UserError, match="info_files/a/test.json: none of"):
+  with pytest.raises(
+    errors.UserError, match=r"info_files/a/test\.json: none of"
+  ):
     protocol.evaluate(
       [structs.RetrievalTask("a", query, index)],
       embeddings,

@@ -126,6 +126,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.data.crop_size={config.data.crop_size} must not exceed "
       f"config.data.resize_size={config.data.resize_size}"
     )
+  if config.batch_size % config.loss.relation_blocks:
+    raise errors.UserError(
+      f"config.loss.relation_blocks={config.loss.relation_blocks} does not "
+      f"divide config.batch_size={config.batch_size}; choose a divisor"
+    )
   if not any(config.loss.weights[name] for name in losses.TERMS):
     raise errors.UserError(
       "config.loss.weights are all 0; set one of them above 0"

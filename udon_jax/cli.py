@@ -96,10 +96,9 @@ def _explain_flag_error(error: Exception) -> str:
     # ml_collections quotes the traceback of an error in a config file.
     last = str(error).strip().splitlines()[-1]
     name, _, said = last.partition(": ")
-    if name.endswith(errors.UserError.__name__):
-      return said
     cure = "see what stands in the file and after its colon"
-    return f"--config: {last}; {cure}"
+    own = name.endswith(errors.UserError.__name__)
+    return said if own else f"--config: {last}; {cure}"
   if isinstance(error, errors.UserError | flags.Error):
     return message
   if isinstance(error, OSError):
@@ -109,9 +108,10 @@ def _explain_flag_error(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
       error = error.args[0]
     message = " ".join(str(*error.args[:1]).split())  # str(error) quotes it
+    cure = " (`--print_config` shows every key of a config)"
     if "get_config" in message:
-      return f"--config: {message}; a config file must define get_config()"
-    return f"--config: {message} (`--print_config` shows every key of a config)"
+      cure = "; a config file must define get_config()"
+    return f"--config: {message}{cure}"
   return f"--config: {type(error).__name__}: {message}"
 
 

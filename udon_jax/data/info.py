@@ -144,10 +144,8 @@ def _problem(entry: Any, split: str) -> str | None:
   if not isinstance(entry, dict) or not {"path", "class_id"} <= entry.keys():
     return f'{_short(entry)} is no {{"path": "...", "class_id": 0}}'
   path, class_id = entry["path"], entry["class_id"]
-  if not isinstance(path, str) or not path:
+  if not isinstance(path, str) or not path or not _is_name(path):
     return f"path {_short(path)} is no file name"
-  if not _is_name(path):
-    return f"path {_short(path)} holds characters that no file name can hold"
   if _leaves_root(path):
     return f"path {_short(path)} leads out of images/; make it relative"
   ids = class_id if isinstance(class_id, list) else [class_id]

@@ -214,7 +214,7 @@ def _state(file: epath.Path) -> tuple[int, float] | None:
 
 def _of_image(data: bytes) -> str:
   """Returns the key of a damaged record in words, where it can be read."""
-  from udon_jax.data import examples
+  from udon_jax.data import examples  # noqa: PLC0415 (slow, for damage alone)
 
   key = examples.key(data)
   return f" (key {key!r})" if key else ""

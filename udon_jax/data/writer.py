@@ -112,7 +112,9 @@ def write_split(
 
 def _reason(error: Exception) -> str:
   """Returns why a file could not be written, in the system's words."""
-  return getattr(error, "strerror", None) or getattr(error, "message", "")
+  if isinstance(error, tf.errors.OpError):
+    return error.message
+  return getattr(error, "strerror", None) or str(error)
 
 
 def _replace_folder(source: epath.Path, target: epath.Path) -> None:
