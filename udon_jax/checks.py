@@ -50,7 +50,7 @@ _NUMBERS = (int, float)
 _NAMES = _all(_ANY, str, "must be a tuple of names")
 
 # None, where a key allows it, fits every rule.
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
   # JAX keeps 32 bits of a seed.
   "seed": (lambda x: 0 <= x < 2**32, "must be in 0 .. 4294967295"),
   "domains": _NAMES,
@@ -109,7 +109,7 @@ _RULES: dict[str, Rule] = {
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises a UserError for values that cannot be."""
-  for key, (fits, words) in _RULES.items():
+  for key, (fits, words) in RULES.items():
     value = config
     for part in key.split("."):
       value = value[part]
