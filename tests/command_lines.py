@@ -1,11 +1,12 @@
 """Runs command lines in processes forked from one that has imported it all.
 
 Importing JAX and TensorFlow takes seconds; a fork of a process that has done so
-starts at once. `python -m tests.command_lines` reads {name: argv} as JSON and
-writes {name: [exit code, output, errors]}. Nothing may run on a device before
-the fork.
+starts at once. `python -m tests.command_lines [FOLDER]` reads {name: argv} as
+JSON and writes {name: [exit code, output, errors, changed, added]}, the last
+two being files of FOLDER. Nothing may run on a device before the fork.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -14,16 +15,41 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import typing
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What the command lines import, at their top or later.
 _MODULES = ("udon_jax.trainer", "udon_jax.data.dataset", "udon_jax.data.layout")
 
 
+class Answer(typing.NamedTuple):
+  """What a command line said."""
+
+  code: int
+  output: str
+  errors: str
+
+
+class Watched(typing.NamedTuple):
+  """What a command line said, and did to a folder."""
+
+  code: int
+  output: str
+  errors: str
+  changed: list[str]  # files that it changed or removed
+  added: list[str]
+
+
 def run_all(cases, **environment):
-  """Runs {name: argv} in turn; returns {name: (exit code, output, errors)}."""
+  """Runs {name: argv} in turn; returns {name: Answer}."""
+  answers = watch_all(cases, "", **environment)
+  return {name: Answer(*answer[:3]) for name, answer in answers.items()}
+
+
+def watch_all(cases, folder, **environment):
+  """Runs {name: argv} in turn; returns {name: Watched} for a folder."""
   done = subprocess.run(
-    [sys.executable, "-m", "tests.command_lines"],
+    [sys.executable, "-m", "tests.command_lines", str(folder)],
     cwd=ROOT,
     env={**os.environ, **environment},
     input=json.dumps(cases),
@@ -31,7 +57,30 @@ def run_all(cases, **environment):
     text=True,
     check=True,
   )
-  return {name: tuple(x) for name, x in json.loads(done.stdout).items()}
+  return {name: Watched(*x) for name, x in json.loads(done.stdout).items()}
+
+
+def _snapshot(folder):
+  """Returns {path: what it holds} of all files below a folder."""
+  found = {}
+  for place, folders, names in os.walk(folder) if folder else ():
+    for name in (*folders, *names):
+      path = pathlib.Path(place, name)
+      if path.is_symlink():
+        found[str(path.relative_to(folder))] = os.readlink(path)
+      elif path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path.relative_to(folder))] = digest
+  return found
+
+
+def _watch(argv, folder, before):
+  """Runs a command line; returns its answer and the folder after it."""
+  answer = _fork(argv)
+  after = _snapshot(folder)
+  changed = [path for path in before if after.get(path) != before[path]]
+  added = [path for path in after if path not in before]
+  return (*answer, changed, added), after
 
 
 def _child(argv, output, error):
@@ -63,13 +112,17 @@ def _fork(argv):
     return os.waitstatus_to_exitcode(status), out.read(), err.read()
 
 
-def main():
+def main(folder=""):
   """Forks a process for each case on the standard input."""
   cases = json.load(sys.stdin)
   for name in _MODULES:
     importlib.import_module(name)
-  json.dump({name: _fork(argv) for name, argv in cases.items()}, sys.stdout)
+  files = _snapshot(folder)
+  answers = {}
+  for name, argv in cases.items():
+    answers[name], files = _watch(argv, folder, files)
+  json.dump(answers, sys.stdout)
 
 
 if __name__ == "__main__":
-  main()
+  main(*sys.argv[1:])

@@ -49,6 +49,7 @@ LEVELS = (
     "progress",
     "build",
     "environment",
+    "checks",
     "stopping",
     "workdirs",
     "partial",

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from tests import command_lines
-from udon_jax import build, default_config, domains, errors, reporting
+from udon_jax import build, checks, default_config, domains, errors, reporting
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -57,7 +57,7 @@ def test_complete_and_locked(name):
 @pytest.mark.parametrize("name", ALL)
 def test_values_fit_each_other(name):
   config = ALL[name]
-  build.check(config)
+  checks.check(config)
   build.hyper(config)
   sizes = [domains.UNED[d].num_examples["train"] for d in config.domains]
   steps, frozen = build.num_steps(config, sizes)

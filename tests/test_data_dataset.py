@@ -188,3 +188,15 @@ def test_the_fingerprint_is_of_the_training_data(root, tmp_path):
   assert dataset.fingerprint(moved, domains=("cars", "met")) == second
   data_files.add_split(moved, "cars", "train", 9, num_classes=2)
   assert dataset.fingerprint(moved, domains=("cars", "met")) != second
+
+
+def test_data_that_vanishes_after_the_start_is_named(root):
+  sources, tasks = load(root, domains=("cars",))
+  (root / "info_files/cars/val.json").unlink()
+  with pytest.raises(errors.UserError, match=r"val\.json is missing"):
+    tasks["val"]()
+  shutil.rmtree(root)
+  with pytest.raises(errors.UserError, match=r"test\.json is missing"):
+    tasks["test"]()
+  with pytest.raises(errors.UserError, match=r"tfrecord\S+ cannot be read any"):
+    next(sources[0].open(0))

@@ -2,6 +2,8 @@
 
 import json
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 
@@ -48,6 +50,33 @@ BAD = {
   "empty path": ([{"path": "", "class_id": 0}], "entry 0: path ''"),
   "absolute path": ([{"path": "/a", "class_id": 0}], "out of images/"),
   "path above": ([{"path": "a/../../b", "class_id": 0}], "out of images/"),
+  "path above by \\": (
+    [{"path": "a\\..\\..\\b", "class_id": 0}],
+    "out of images/",
+  ),
+  "path on a drive": ([{"path": "C:\\a.jpg", "class_id": 0}], "out of images/"),
+  "path on a server": ([{"path": "\\\\a\\b", "class_id": 0}], "out of images/"),
+  "path ends above": ([{"path": "a/..", "class_id": 0}], "out of images/"),
+  "path with NUL": ([{"path": "a\0b", "class_id": 0}], "is no file name"),
+  "path with half a character": (
+    '[{"path": "a\\ud800b.jpg", "class_id": 0}]',
+    "is no file name",
+  ),
+  "nested too deeply": ("[" * 100_000, "too deep"),
+  "nested deeply": (
+    '[{"path": "a", "class_id": ' + "[" * 200 + "]" * 200 + "}]",
+    "entry 0: class_id",
+  ),
+  "number of many digits": (
+    '[{"path": "a", "class_id": ' + "9" * 5000 + "}]",
+    "not valid JSON",
+  ),
+  "number of some digits": (
+    '[{"path": "a", "class_id": ' + "9" * 500 + "}]",
+    "entry 0: class_id 9999",
+  ),
+  "nested classes": ([{"path": "b", "class_id": [[1]]}], "entry 0: class_id"),
+  "no number": ('[{"path": "b", "class_id": NaN}]', "entry 0: class_id nan"),
   "negative": ([GOOD, {"path": "b", "class_id": -1}], "entry 1: class_id -1"),
   "float": ([{"path": "b", "class_id": 1.0}], "class_id 1.0"),
   "text": ([{"path": "b", "class_id": "1"}], "class_id '1'"),
@@ -68,6 +97,31 @@ def test_mistakes_are_named(tmp_path, name):
     info.read_info(file, split="train")
   assert str(file) in str(caught.value)
   assert "\n" not in str(caught.value)
+  assert len(str(caught.value)) < 400 + len(str(file))
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+  file = write(tmp_path, b"\xef\xbb\xbf" + json.dumps([GOOD]).encode())
+  assert info.read_info(file, split="train").paths == ["a/1.jpg"]
+
+
+def test_names_may_hold_what_disks_allow(tmp_path):
+  paths = ["a..b/c...jpg", "a:b.jpg", "C:c.jpg", "d\\e.jpg", "~/f.jpg", "-g"]
+  entries = [{"path": path, "class_id": 0} for path in paths]
+  assert info.read_info(write(tmp_path, entries), split="train").paths == paths
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+  (tmp_path / "val.json").mkdir()
+  for read in (
+    info.fingerprint,
+    info.require,
+    lambda file: info.read_info(file, split="val"),
+  ):
+    with pytest.raises(
+      errors.UserError, match=r"val\.json (cannot|is missing)"
+    ):
+      read(tmp_path / "val.json")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -89,3 +143,30 @@ def test_the_fingerprint_is_of_the_bytes(tmp_path):
   first = info.fingerprint(write(tmp_path, [GOOD]))
   assert first == info.fingerprint(write(tmp_path, [GOOD]))
   assert first != info.fingerprint(write(tmp_path, [GOOD, GOOD]))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_damage_is_named_or_still_a_list(tmp_path_factory, data):
+  """Any bytes give a list of sound entries or a UserError, nothing else."""
+  entries = [
+    {"path": f"ä/{i}.jpg", "class_id": [i % 2, i % 3][: 1 + i % 2]}
+    for i in range(6)
+  ]
+  whole = bytearray(json.dumps(entries, ensure_ascii=False).encode())
+  for _ in range(data.draw(st.integers(1, 3), "flips")):
+    at = data.draw(st.integers(0, len(whole) - 1), "byte")
+    whole[at] ^= data.draw(st.integers(1, 255), "bits")
+  if data.draw(st.booleans(), "cut"):
+    del whole[data.draw(st.integers(0, len(whole) - 1), "size") :]
+  file = write(tmp_path_factory.getbasetemp(), bytes(whole))
+  try:
+    found = info.read_info(file, split="test")
+  except errors.UserError as error:
+    assert str(file) in str(error) and "\n" not in str(error)
+    return
+  assert len(found.paths) == len(found.labels) == 6
+  assert (found.labels[:, 0] >= 0).all()
+  for path in found.paths:
+    assert path.encode() and "\0" not in path
+    assert ".." not in path.split("/") and not path.startswith("/")

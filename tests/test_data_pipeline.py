@@ -200,6 +200,28 @@ BROKEN = {
 }
 
 
+def test_a_flipped_bit_is_named_in_training_and_evaluation(tmp_path):
+  files = broken(tmp_path, record(2))
+  whole = bytearray(files.files[0].read_bytes())
+  # Within an image: it would decode, to other pixels.
+  whole[whole.index(record(2)) + len(record(2)) // 2] ^= 1
+  files.files[0].write_bytes(whole)
+  message = r"cars\.train\.tfrecord: record 2 \(key '2.jpg'\) is damaged"
+  with pytest.raises(errors.UserError, match=message):
+    list(itertools.islice(source(files).open(0), N))
+  with pytest.raises(errors.UserError, match=message):
+    evaluate(files)
+
+
+def test_a_file_that_is_deleted_during_the_run_is_read_on(tmp_path):
+  stream = source(broken(tmp_path, record(2)), batch_size=1).open(0)
+  first = next(stream)
+  (tmp_path / "cars.train.tfrecord").unlink()
+  assert next(itertools.islice(stream, N - 1, None)).images.shape == (
+    first.images.shape
+  )
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_record_is_named_in_its_batch(tmp_path, name):
   data, message = BROKEN[name]

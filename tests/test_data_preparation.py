@@ -18,6 +18,8 @@ from udon_jax.data import (
   splits,
 )
 
+CLASS_0 = {"class_id": 0}
+
 
 @pytest.fixture
 def root(tmp_path):
@@ -104,6 +106,43 @@ def test_missing_images_are_all_named(root, log):
     assert f"cars/train/{i}.jpg" in log.text
   assert "mine/train/2.jpg" in log.text
   assert not (root / "tfds").exists()
+
+
+def test_paths_that_lead_to_no_image_are_named(root, log):
+  data_files.write_info(root, "cars", "val", [{"path": "cars/train"} | CLASS_0])
+  with pytest.raises(errors.UserError, match="1 images are unusable"):
+    data_files.prepare(root, domain_names=["cars"])
+  assert "images/cars/train cannot be read (Is a directory)" in log.text
+  data_files.write_info(root, "cars", "val", [{"path": "a" * 9000} | CLASS_0])
+  with pytest.raises(errors.UserError, match="1 images are missing"):
+    data_files.prepare(root, domain_names=["cars"])
+
+
+def test_links_of_the_owner_are_followed(root, tmp_path_factory):
+  """Large sets of images often lie elsewhere, linked into images/."""
+  elsewhere = tmp_path_factory.mktemp("elsewhere")
+  shutil.move(root / "images/cars", elsewhere / "cars")
+  (root / "images/cars").symlink_to(elsewhere / "cars")
+  place = data_files.prepare(root)
+  assert len(splits.open_records(place, "cars", "train")) == 11
+
+
+def test_repeated_images_are_told_of(root, log):
+  entries = [{"path": "cars/train/0.jpg"} | CLASS_0] * 2
+  data_files.write_info(root, "cars", "val", entries)
+  data_files.prepare(root)
+  assert "lists 1 images more than once, the first is cars/train/0.jpg" in (
+    log.text
+  )
+
+
+@pytest.mark.parametrize("place", ["tfds", "tfds/cars", "tfds/cars/train"])
+def test_a_file_in_the_place_of_a_folder_is_named(root, place):
+  (root / place).parent.mkdir(parents=True, exist_ok=True)
+  (root / place).write_text("precious")
+  with pytest.raises(errors.UserError, match=f"{place}.* cannot be written"):
+    data_files.prepare(root)
+  assert (root / place).read_text() == "precious"
 
 
 def test_long_lists_are_cut(root, log):

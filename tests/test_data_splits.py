@@ -1,10 +1,13 @@
 """Records are opened only if they are those of their info file."""
 
+import json
+
+import numpy as np
 import pytest
 
 from tests import data_files
 from udon_jax import errors
-from udon_jax.data import info, layout, metadata, records, splits
+from udon_jax.data import info, layout, metadata, offsets, records, splits
 
 
 @pytest.fixture
@@ -16,7 +19,8 @@ def root(tmp_path):
 
 def test_metadata_of_other_making_is_not_trusted(tmp_path):
   folder = layout.find(tmp_path).root
-  for text in ("", "{}", "[]", '{"num_examples": 3}'):
+  wrong = dict.fromkeys(metadata.Metadata.__annotations__, 3)
+  for text in ("", "{}", "[]", '{"num_examples": 3}', json.dumps(wrong)):
     (folder / "metadata.json").write_text(text)
     assert metadata.read(folder) is None
 
@@ -39,6 +43,39 @@ def test_a_changed_info_file_is_noticed(root):
   data_files.add_split(root, "cars", "val", 4)
   with pytest.raises(errors.UserError, match=r"val\.json changed since.*run"):
     splits.open_records(place, "cars", "val")
+
+
+def test_a_sidecar_that_hides_a_record_heals(root):
+  """It fits the size of its file and holds true starts, but not all."""
+  place = data_files.prepare(root)
+  file = root / "tfds/cars/val/cars.val.tfrecord"
+  starts = offsets.load(file)
+  offsets.write(file, np.delete(starts, 2))
+  assert len(records.RecordFiles([file])) == 4
+  opened = splits.open_records(place, "cars", "val")
+  assert len(opened) == 5
+  np.testing.assert_array_equal(offsets.load(file), starts)
+
+
+def test_fewer_records_than_were_prepared_are_named(root):
+  place = data_files.prepare(root)
+  file = root / "tfds/cars/val/cars.val.tfrecord"
+  starts = offsets.load(file)
+  file.write_bytes(file.read_bytes()[: starts[3]])  # cut between two records
+  with pytest.raises(errors.UserError, match=r"3 records.* with 5; .*prepare"):
+    splits.open_records(place, "cars", "val")
+
+
+def test_training_records_of_other_making_are_counted(root):
+  place = data_files.prepare(root, num_shards=1)
+  folder = root / "tfds/cars/train"
+  (folder / "metadata.json").unlink()
+  assert len(splits.open_records(place, "cars", "train")) == 7
+  file = folder / "cars.train.tfrecord-00000-of-00001"
+  starts = offsets.load(file)
+  file.write_bytes(file.read_bytes()[: starts[4]])
+  with pytest.raises(errors.UserError, match=r"4 records.* 7 images.*prepare"):
+    splits.open_records(place, "cars", "train")
 
 
 def test_classes_are_counted_in_the_info_file_without_metadata(root):

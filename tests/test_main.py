@@ -1,4 +1,4 @@
-"""The command lines: a whole run on real files, and every mistake's message."""
+"""The command lines: a whole run on real files, and what they show."""
 
 import json
 import shutil
@@ -6,30 +6,17 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import command_lines, reports
+from tests import command_lines, reports, small_run
 from udon_jax import default_config
 
-MAIN, EVALUATE = "udon_jax.main", "udon_jax.evaluate"
-QUICKSTART = "--config=configs/quickstart.py"
-# The quickstart, with a tiny model and four steps.
-TINY = (
-  QUICKSTART,
-  "--config.model.name=vit_mu8",
-  "--config.data.resize_size=36",
-  "--config.data.crop_size=32",
-  "--config.batch_size=16",
-  "--config.num_train_steps=4",
-  "--config.log_every=2",
-  "--config.eval_every=4",
-  "--config.sampler.update_every=2",
-  "--config.optimizer.warmup_steps=1",
-  "--config.eval.batch_size=16",
-  "--config.eval.embeddings=('student',)",
-)
-TWO_DOMAINS = "--config.domains=('cars','met')"
-PLACES = ("--config.data_dir=FOLDER/data", "--workdir=FOLDER/new")
-TRAIN = (MAIN, *TINY, TWO_DOMAINS, *PLACES)
 OUTPUTS = ("student", "teacher", "backbone")
+HELPFUL = (
+  small_run.MAIN,
+  small_run.EVALUATE,
+  small_run.PREPARE,
+  small_run.SYNTHETIC,
+  "udon_jax.extract",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,38 +25,26 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp("command_lines")
 
 
-def fill(argv, folder):
-  return [x.replace("FOLDER", str(folder)) for x in argv]
-
-
 @pytest.fixture(scope="module")
 def done(folder):
   """Returns {command: what it wrote to stderr}, of all that must succeed."""
-  commands = {
-    "draw": (
-      "udon_jax.data.synthetic",
-      "--size=smoke",
-      "--output=FOLDER/data",
-    ),
-    "prepare": (
-      "udon_jax.data.prepare",
-      "--data_dir=FOLDER/data",
-      "--domains=cars,met",
-    ),
-    "train": (MAIN, *TINY, TWO_DOMAINS, *PLACES, "--workdir=FOLDER/run"),
-    "evaluate": (
-      EVALUATE,
-      "--workdir=FOLDER/run",
-      "--output=FOLDER/again.json",
-      "--per_query=FOLDER/queries",
-    ),
-  }
-  answers = command_lines.run_all(
-    {name: fill(argv, folder) for name, argv in commands.items()}, XLA_FLAGS=""
+  evaluate = (
+    small_run.EVALUATE,
+    "--workdir=FOLDER/run",
+    "--output=FOLDER/again.json",
+    "--per_query=FOLDER/queries",
   )
-  for code, _, errors in answers.values():
-    assert code == 0, errors
-  return {name: errors for name, (_, _, errors) in answers.items()}
+  return small_run.must_succeed(
+    small_run.COMMANDS | {"evaluate": evaluate}, folder
+  )
+
+
+@pytest.fixture(scope="module")
+def shown():
+  """Returns {command: its answer}, of all that only show something."""
+  cases = {module: (module, "--help") for module in HELPFUL}
+  config = (small_run.MAIN, small_run.QUICKSTART, "--print_config")
+  return command_lines.run_all(cases | {"config": config})
 
 
 def read(path):
@@ -139,224 +114,56 @@ def test_neighbours_of_every_query_are_those_of_the_results(folder, done):
         )
 
 
-def write_broken(folder, name, break_it):
-  """Returns a copy of the data whose info files are changed."""
-  root, good = folder / name, folder / "data"
-  root.mkdir()
-  for part in ("images", "tfds"):
-    (root / part).symlink_to(good / part)
-  shutil.copytree(good / "info_files", root / "info_files")
-  break_it(root / "info_files" / "cars")
-  return root
+@pytest.mark.parametrize("module", HELPFUL)
+def test_help_is_no_mistake(shown, module):
+  assert shown[module].code == 0
+  flag = "--output" if module == small_run.SYNTHETIC else "dir"
+  assert flag in shown[module].output
+  assert not shown[module].errors
 
 
-def set_class_id(cars, class_id):
-  entries = read(cars / "train.json")
-  entries[3]["class_id"] = class_id
-  (cars / "train.json").write_text(json.dumps(entries))
-
-
-# {case: (command line, what its message must hold)}; a later flag counts.
-MISTAKES = {
-  "unknown key": (
-    (*TRAIN, "--config.batchsize=3"),
-    ("batchsize", 'Did you mean "batch_size"', "--print_config"),
-  ),
-  "config missing": (
-    (MAIN, "--config=configs/none.py", "--workdir=x"),
-    ("configs/none.py", "are in configs/"),
-  ),
-  "config not given": ((MAIN,), ("--config", "for example")),
-  "config is no config": (
-    (MAIN, "--config=udon_jax/errors.py", "--workdir=x"),
-    ("get_config", "--config"),
-  ),
-  "workdir not given": ((MAIN, *TINY), ("--workdir", "for example")),
-  "unknown flag": ((*TRAIN, "--wrkdir=x"), ("wrkdir", "Did you mean")),
-  "argument": ((*TRAIN, "x"), ("'x'", "--help")),
-  "unknown domain": (
-    (MAIN, *TINY, "--config.domains=('cars','dogs')", *PLACES),
-    ("config.domains", "'dogs'", "known domains: cars, sop"),
-  ),
-  "domain twice": (
-    (MAIN, *TINY, "--config.domains=('cars','cars')", *PLACES),
-    ("config.domains", "each once"),
-  ),
-  "unknown model": (
-    (*TRAIN, "--config.model.name=vit_z16"),
-    ("config.model.name='vit_z16'", "known: vit_"),
-  ),
-  "patch": (
-    (*TRAIN, "--config.data.crop_size=30"),
-    ("config.data.crop_size=30", "use for example"),
-  ),
-  "data missing": (
-    (*TRAIN, "--config.data_dir=FOLDER/nowhere"),
-    ("config.data_dir", "nowhere", "python -m udon_jax.data.prepare"),
-  ),
-  "data not prepared": (
-    (MAIN, *TINY, "--config.domains=('cars','sop')", *PLACES),
-    ("tfds/sop", "run `python -m udon_jax.data.prepare"),
-  ),
-  "info file missing": (
-    (*TRAIN, "--config.data_dir=FOLDER/no_info"),
-    ("no_info/info_files/cars/val.json is missing", "copy"),
-  ),
-  "info file is no JSON": (
-    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/bad_json"),
-    ("bad_json/info_files/cars/test.json", "write it again"),
-  ),
-  "class id out of range": (
-    ("udon_jax.data.prepare", "--data_dir=FOLDER/class_id"),
-    ("train.json: entry 3: class_id 1000", "number the classes"),
-  ),
-  "info file changed": (
-    (*TRAIN, "--config.data_dir=FOLDER/class_id"),
-    ("train.json changed", "restore"),
-  ),
-  "batch on devices": (
-    (*TRAIN, "--config.batch_size=12"),
-    ("config.batch_size=12", "8 devices", "for example 16"),
-  ),
-  "evaluation batch on devices": (
-    (*TRAIN, "--config.eval.batch_size=12"),
-    ("config.eval.batch_size=12", "8 devices", "for example 16"),
-  ),
-  "mesh": (
-    (*TRAIN, "--config.mesh.fsdp=3"),
-    ("config.mesh.fsdp=3", "8 devices", "-1"),
-  ),
-  "workdir below a file": (
-    (*TRAIN, "--workdir=FOLDER/file/x"),
-    ("--workdir", "file/x", "choose another folder"),
-  ),
-  "steps and epochs": (
-    (*TRAIN, "--config.num_epochs=2.0"),
-    ("num_train_steps=4", "num_epochs=2.0", "set one"),
-  ),
-  "frozen steps and epochs": (
-    (*TRAIN, "--config.frozen_epochs=2.0", "--config.frozen_steps=1"),
-    ("frozen_steps=1", "frozen_epochs=2.0", "set one"),
-  ),
-  "text for a number": (
-    (*TRAIN, "--config.batch_size=many"),
-    ("--config.batch_size=many", "int"),
-  ),
-  "value for a group": (
-    (MAIN, QUICKSTART, "--config.model=vit_b16"),
-    ("--config.model=vit_b16", "ConfigDict"),
-  ),
-  "unknown strategy": (
-    (*TRAIN, "--config.sampler.strategy=luck"),
-    ("config.sampler.strategy='luck'", "known: dynamic"),
-  ),
-  "profile beyond the run": (
-    (*TRAIN, "--config.profile_steps=(3, 6)"),
-    ("config.profile_steps=(3, 6)", "end <= 5"),
-  ),
-  "unknown mode of W&B": (
-    (*TRAIN, "--config.wandb.mode=maybe"),
-    ("config.wandb.mode='maybe'", "known: online"),
-  ),
-  "unknown weights": (
-    (*TRAIN, "--config.pretrained=clip"),
-    ("config.pretrained='clip'", "KIND:PATH"),
-  ),
-  "nothing to start from": (
-    (*TRAIN, "--config.resume_from=FOLDER/empty"),
-    ("empty holds no checkpoint", "give the workdir"),
-  ),
-  "evaluate nothing": ((EVALUATE,), ("--workdir", "give the folder")),
-  "evaluate an empty folder": (
-    (EVALUATE, "--workdir=FOLDER/empty"),
-    ("empty holds no checkpoint", "give the workdir"),
-  ),
-  "evaluate an unknown split": (
-    (EVALUATE, "--workdir=FOLDER/run", "--splits=foo"),
-    ("--splits=foo", "known: val, test"),
-  ),
-  "evaluate a missing step": (
-    (EVALUATE, "--workdir=FOLDER/run", "--step=3"),
-    ("no checkpoint of step 3", "it has [4]"),
-  ),
-  "evaluate missing data": (
-    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/nowhere"),
-    ("--data=", "nowhere", "correct the path"),
-  ),
-}
-SHOW = {"show the config": (MAIN, QUICKSTART, "--print_config")}
 # {case: (command line, what it says of its report)}: a run that is done,
 # started again, and a report that cannot be made.
-_AGAIN = (MAIN, *TINY, TWO_DOMAINS, *PLACES)
 NO_REPORT = {
   "no libraries": (
-    ("tests.without", "matplotlib", *_AGAIN, "--workdir=FOLDER/run"),
+    ("tests.without", "matplotlib", *small_run.TRAIN, "--workdir=FOLDER/run"),
     ("report.html is left out: matplotlib", "pip install 'udon_jax[viz]'"),
   ),
   "no room": (
-    (*_AGAIN, "--workdir=FOLDER/blocked"),
+    (*small_run.TRAIN, "--workdir=FOLDER/blocked"),
     ("report.html could not be written", "is a folder"),
   ),
   "a bug": (
-    (*_AGAIN, "--workdir=FOLDER/bug"),
+    (*small_run.TRAIN, "--workdir=FOLDER/bug"),
     ("report.html could not be written", "Traceback", "TypeError"),
   ),
 }
 
 
 @pytest.fixture(scope="module")
-def answers(folder, done):
-  """Returns {case: (exit code, output, errors)}."""
+def without_report(folder, done):
+  """Returns {case: its answer}."""
   assert done
-  (folder / "file").write_text("")
-  (folder / "empty").mkdir()
-  write_broken(folder, "no_info", lambda cars: (cars / "val.json").unlink())
-  write_broken(folder, "class_id", lambda cars: set_class_id(cars, 1000))
-  write_broken(
-    folder, "bad_json", lambda cars: (cars / "test.json").write_text("[{")
-  )
   for name in ("blocked", "bug"):
     shutil.copytree(folder / "run", folder / name)
     (folder / name / "report.html").unlink()
   (folder / "blocked" / "report.html").mkdir()
   (folder / "bug" / "environment.json").write_text('{"num_parameters": "x"}')
-  cases = {
-    name: argv for name, (argv, _) in (MISTAKES | NO_REPORT).items()
-  } | SHOW
-  return command_lines.run_all(
-    {name: fill(argv, folder) for name, argv in cases.items()}
-  )
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_ends_in_one_line_that_names_the_cure(answers, case):
-  code, output, errors = answers[case]
-  assert "Traceback" not in output + errors
-  last = errors.splitlines()[-1]
-  assert last.startswith("error: ")
-  for words in MISTAKES[case][1]:
-    assert words in last
-  assert code == 2
+  cases = {name: argv for name, (argv, _) in NO_REPORT.items()}
+  return command_lines.run_all(small_run.fill(cases, folder), XLA_FLAGS="")
 
 
 @pytest.mark.parametrize("case", NO_REPORT)
-def test_a_report_that_fails_leaves_the_training_done(answers, case):
-  code, _, errors = answers[case]
+def test_a_report_that_fails_leaves_the_training_done(without_report, case):
+  code, _, errors = without_report[case]
   assert code == 0, errors
   assert "the run is done" in errors
   for words in NO_REPORT[case][1]:
     assert words in errors
 
 
-def test_a_mistake_leaves_no_workdir_behind(answers, folder):
-  """Whatever is found before the first step is found before it is written."""
-  assert answers
-  assert not (folder / "new" / "config.json").exists()
-
-
-def test_the_config_can_be_shown(answers):
-  code, output, _ = answers["show the config"]
-  assert code == 0
+def test_the_config_can_be_shown(shown):
+  assert shown["config"].code == 0
 
   def leaves(config):
     for key, value in config.items():
@@ -365,4 +172,4 @@ def test_the_config_can_be_shown(answers):
         yield from leaves(value)
 
   for key in leaves(default_config.get_config()):
-    assert f"{key}:" in output
+    assert f"{key}:" in shown["config"].output

@@ -1,6 +1,7 @@
 """Protocols equal a plain loop over images; hits need the domain too."""
 
 import json
+import logging
 
 import jax
 import numpy as np
@@ -92,6 +93,37 @@ def test_duplicates_of_a_query_are_found():
   # The image that is alone in its class has no positives.
   assert results["separate"]["a"] == {"recall@1": 0.75, "map@r": 0.75}
   assert results["separate"] == results["merged"]
+
+
+def test_queries_alone_in_their_class_are_told_of_once(caplog, monkeypatch):
+  monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
+  query = split("z", "test", [[0, 1], [7, -1], [1, 8], [9, -1]])
+  index = split("z", "index", [1, 1, 0])
+  task = structs.RetrievalTask("z", query, index)
+  rows = np.eye(4, dtype=np.float32)
+  embeddings = {("z", "test"): rows, ("z", "index"): rows[:3]}
+  for _ in range(2):
+    results = protocol.evaluate([task], embeddings, metrics=("recall@1",))
+  assert results["separate"]["z"] == {"recall@1": 0.25}
+  (message,) = [r.getMessage() for r in caplog.records]
+  for words in ("info_files/z/test.json", "2 of 4", "index.json", "z/1.jpg"):
+    assert words in message
+
+
+@pytest.mark.parametrize("own_index", [True, False])
+def test_a_domain_that_can_find_nothing_is_named(own_index):
+  query = split("a", "test", [0, 1, 2])
+  index = query if own_index else split("a", "index", [3, 4, 5])
+  rows = np.eye(3, dtype=np.float32)
+  embeddings = {("a", "test"): rows, ("a", "index"): rows}
+  with pytest.raises(
+    errors.UserError, match=r"info_files/a/test\.json: none of"
+  ):
+    protocol.evaluate(
+      [structs.RetrievalTask("a", query, index)],
+      embeddings,
+      metrics=("recall@1",),
+    )
 
 
 def test_records_of_queries(tmp_path):

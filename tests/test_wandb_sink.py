@@ -8,7 +8,7 @@ import pytest
 import wandb
 
 from tests import fakes, training, wandb_files
-from udon_jax import build, errors, wandb_sink, writers
+from udon_jax import checks, errors, wandb_sink, writers
 
 CONFIG = {"seed": 0, "model": {"name": "vit_mu8"}, "domains": ["cars"]}
 
@@ -119,7 +119,7 @@ def test_a_project_needs_the_package_before_anything_starts(monkeypatch):
   ):
     training.set_up(config)
   training.set_up(fakes.config())
-  build.check(config)
+  checks.check(config)
 
 
 def test_a_folder_is_no_package(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   that any exception can come out of it.
   """
   try:
-    rest = flags.FLAGS(list(argv))
+    rest = _parse_or_help(argv)
     if "config" in flags.FLAGS:  # a missing file is told of on first use only
       getattr(flags.FLAGS["config"].value, "seed", None)
     return rest
@@ -96,9 +96,24 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     _fail(_explain_flag_error(error))
 
 
+def _parse_or_help(argv: Sequence[str]) -> list[str]:
+  """Returns the arguments that are no flags; --help ends well."""
+  try:
+    return flags.FLAGS(list(argv))
+  except SystemExit:  # absl ends --help with 1
+    sys.exit(0)
+
+
 def _explain_flag_error(error: Exception) -> str:
   """Names the cure where the libraries' own message lacks it."""
   message = _one_line(error)
+  if "Error whilst parsing config file" in message:
+    # ml_collections quotes the traceback of an error in a config file.
+    last = str(error).strip().splitlines()[-1]
+    name, _, said = last.partition(": ")
+    cure = "see what stands in the file and after its colon"
+    own = name.endswith(errors.UserError.__name__)
+    return said if own else f"--config: {last}; {cure}"
   if isinstance(error, errors.UserError | flags.Error):
     return message
   if isinstance(error, OSError):
@@ -108,9 +123,10 @@ def _explain_flag_error(error: Exception) -> str:
     while error.args and isinstance(error.args[0], Exception):
       error = error.args[0]
     message = " ".join(str(*error.args[:1]).split())  # str(error) quotes it
+    cure = " (`--print_config` shows every key of a config)"
     if "get_config" in message:
-      return f"--config: {message}; a config file must define get_config()"
-    return f"--config: {message} (`--print_config` shows every key of a config)"
+      cure = "; a config file must define get_config()"
+    return f"--config: {message}{cure}"
   return f"--config: {type(error).__name__}: {message}"
 
 

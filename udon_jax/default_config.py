@@ -174,7 +174,7 @@ def _eval():
   c.batch_size = 128
   # "recall@K", "mmp@K" and "map@r".
   c.metrics = ("recall@1", "recall@5", "mmp@5")
-  # Embeddings compared in validation; the student's always are.
+  # Embeddings compared in validation; the student's must be among them.
   c.embeddings = ("student", "teacher", "backbone")
   # Queries and index rows scored at a time, which bound the search's memory
   # (queries x index rows x 4 bytes); None takes the platform's best.

@@ -68,6 +68,7 @@ class Evaluator:
       per_query: whether results carry each query's neighbours.
     """
     check_embeddings(names)
+    protocol.check_positives(tasks)  # before the hours that embedding takes
     splits = {
       (split.domain, split.name): split
       for task in tasks

@@ -12,7 +12,7 @@ from etils import epath
 import jax
 from ml_collections import config_flags
 
-from udon_jax import build, cli, errors, report, trained, trainer
+from udon_jax import checks, cli, errors, report, trained, trainer
 
 logger = logging.getLogger("udon_jax.main")  # also when run by `-m`
 
@@ -39,7 +39,7 @@ def main(_: Sequence[str]) -> None:
     raise errors.UserError(
       "--workdir is missing; for example --workdir=runs/quickstart"
     )
-  build.check(config)
+  checks.check(config)
   from udon_jax.data import dataset
 
   sources, tasks = dataset.load(

@@ -16,6 +16,7 @@ import ml_collections
 from udon_jax import (
   build,
   checkpointing,
+  checks,
   evaluator,
   optim,
   overview,
@@ -65,7 +66,7 @@ def set_up(
   config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
 ) -> Run:
   """Builds and checks everything that a run needs before its first step."""
-  build.check(config)
+  checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
   wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
   mesh = build.mesh(config)

@@ -17,6 +17,7 @@ import numpy as np
 from udon_jax import (
   build,
   checkpointing,
+  checks,
   evaluator,
   partitioning,
   run,
@@ -114,7 +115,7 @@ def load(
   ) as checkpointer:
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
-    build.check(config)
+    checks.check(config)
     if batch_size is not None:
       config.eval.batch_size = batch_size
     mesh = build.eval_mesh(config, key=batch_size_key)

@@ -2,7 +2,8 @@
 
 `info_files/<domain>/<split>.json` holds a list of
 `{"path": "...", "class_id": 3}` or `{"path": "...", "class_id": [3, 5]}`;
-paths are relative to `images/`.
+paths are relative to `images/` and never lead out of it, but through symbolic
+links, which only the owner of the data can put there.
 
 Shape legend: n images, l labels of an image.
 """
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
-import pathlib
+import re
+import reprlib
 from typing import Any
 
 from etils import epath
@@ -21,6 +23,11 @@ import numpy as np
 from udon_jax import domains, errors
 
 MAX_CLASS_ID = 2**31 - 1
+_SEPARATOR = re.compile(r"[/\\]")
+_ROOT = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+# Shows the start of values that are long or nested deeply.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,11 @@ def _read_bytes(file: epath.Path) -> bytes:
     return file.read_bytes()
   except FileNotFoundError:
     raise _missing(file) from None
+  except OSError as error:
+    raise errors.UserError(
+      f"{file} cannot be read ({error.strerror or error}); make it a readable"
+      " file"
+    ) from None
 
 
 def _load(file: epath.Path) -> list[Any]:
@@ -105,6 +117,11 @@ def _load(file: epath.Path) -> list[Any]:
   text = _read_bytes(file)
   try:
     entries = json.loads(text)
+  except RecursionError:
+    raise errors.UserError(
+      f"{file} holds lists in lists in lists, too deep to read; expected a"
+      ' list of {"path": "...", "class_id": 0}'
+    ) from None
   except ValueError as error:  # neither UTF-8 nor JSON
     raise errors.UserError(
       f"{file} is not valid JSON ({error}); write it again, it may have been"
@@ -128,7 +145,7 @@ def _problem(entry: Any, split: str) -> str | None:
   if not isinstance(entry, dict) or not {"path", "class_id"} <= entry.keys():
     return f'{_short(entry)} is no {{"path": "...", "class_id": 0}}'
   path, class_id = entry["path"], entry["class_id"]
-  if not isinstance(path, str) or not path:
+  if not isinstance(path, str) or not path or not _is_name(path):
     return f"path {_short(path)} is no file name"
   if _leaves_root(path):
     return f"path {_short(path)} leads out of images/; make it relative"
@@ -143,9 +160,17 @@ def _problem(entry: Any, split: str) -> str | None:
   return None
 
 
+def _is_name(path: str) -> bool:
+  """Tells whether a path can be one: no NUL, no half of a character."""
+  try:
+    return b"\0" not in path.encode()
+  except UnicodeEncodeError:
+    return False
+
+
 def _leaves_root(path: str) -> bool:
-  pure = pathlib.PurePosixPath(path)
-  return pure.is_absolute() or ".." in pure.parts
+  """Tells whether a path is absolute or has `..`, on any system."""
+  return _ROOT.match(path) is not None or ".." in _SEPARATOR.split(path)
 
 
 def _is_class_id(value: Any) -> bool:
@@ -153,7 +178,7 @@ def _is_class_id(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-  text = repr(value)
+  text = _REPR.repr(value)
   return text if len(text) <= 80 else text[:77] + "..."
 
 

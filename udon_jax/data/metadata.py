@@ -45,9 +45,14 @@ def write(folder: epath.Path, metadata: Metadata) -> None:
 def read(folder: epath.Path) -> Metadata | None:
   """Returns the metadata of a split, or None where there is none to trust."""
   try:
-    return Metadata(**json.loads((folder / FILE_NAME).read_text()))
-  except (OSError, ValueError, TypeError):
+    found = Metadata(**json.loads((folder / FILE_NAME).read_text()))
+  except (OSError, ValueError, TypeError, RecursionError):
     return None
+  numbers = (found.num_examples, found.num_classes, found.num_shards)
+  sizes = found.num_bytes if isinstance(found.num_bytes, list) else [None]
+  if not all(type(n) is int and n >= 0 for n in (*numbers, *sizes)):
+    return None
+  return found
 
 
 def describe(

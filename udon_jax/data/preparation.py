@@ -3,7 +3,9 @@
 The command line is `prepare`; writing one split is `writer`.
 """
 
+import collections
 from collections.abc import Sequence
+import contextlib
 import logging
 
 from etils import epath
@@ -68,11 +70,12 @@ def find_image(images: epath.Path, path: str) -> epath.Path | None:
   Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
   character beyond ASCII; such a name is tried second.
   """
-  file = images / path
-  if file.exists():
-    return file
   escaped = "".join(c if c.isascii() else f"#U{ord(c):04x}" for c in path)
-  return images / escaped if (images / escaped).exists() else None
+  for file in (images / path, images / escaped):
+    with contextlib.suppress(OSError):  # a name too long for the disk
+      if file.exists():
+        return file
+  return None
 
 
 def _find_splits(
@@ -124,11 +127,24 @@ def _job(
       return None
     _LOGGER.info("%s: %s; preparing it again", name, reason)
   images = info.read_info(info_file, split=split)
+  _warn_of_repeats(info_file, images.paths)
   found = known is None and folder.exists()
   if found and _adopt(place, domain, split, images, fingerprint):
     return None
   files = [find_image(place.images, path) for path in images.paths]
   return writer.Job(domain, split, images, fingerprint, files)
+
+
+def _warn_of_repeats(file: epath.Path, paths: Sequence[str]) -> None:
+  """Says so where images are listed again; a query would find its own copy."""
+  repeated = [path for path, n in collections.Counter(paths).items() if n > 1]
+  if repeated:
+    _LOGGER.warning(
+      "%s lists %d images more than once, the first is %s",
+      file,
+      len(repeated),
+      repeated[0],
+    )
 
 
 def _why_again(

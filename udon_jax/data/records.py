@@ -2,20 +2,26 @@
 
 A split lies in `tfds/<domain>/<split>/<domain>.<split>.tfrecord`, or in
 shards `...tfrecord-00000-of-000NN`. Record i is one read at its offset (see
-`offsets`). Needs no TensorFlow.
+`offsets`), and is checked against its CRC, so that damage is named and never
+trained on. Needs no TensorFlow, but to name the image of a damaged record.
+
+Shape legend: n records of a file.
 """
 
 from collections.abc import Sequence
 import re
 import struct
+import threading
 import weakref
 
 from etils import epath
+from jaxtyping import Int
 import numpy as np
 
 from udon_jax import errors
 from udon_jax.data import offsets, storage
 
+_FRAMING = offsets.FRAMING_BYTES
 _SHARD = re.compile(r"-(\d{5,})-of-(\d{5,})$")
 
 
@@ -74,6 +80,11 @@ def _names(folder: epath.Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
   except (FileNotFoundError, NotADirectoryError):
     return set()
+  except OSError as error:
+    raise errors.UserError(
+      f"{folder} cannot be read ({error.strerror or error}); change its"
+      " permissions"
+    ) from None
 
 
 class RecordFiles:
@@ -93,9 +104,11 @@ class RecordFiles:
     """
     self.files = tuple(epath.Path(file) for file in files)
     self._offsets = [offsets.load(file) for file in self.files]
+    self._states = [_state(file) for file in self.files]
     counts = [len(starts) - 1 for starts in self._offsets]
     self._ends = np.cumsum(counts)
     self._readers = storage.PieceReader(self.files)
+    self._healing = threading.Lock()
     weakref.finalize(self, self._readers.close)
 
   def __len__(self) -> int:
@@ -110,32 +123,98 @@ class RecordFiles:
   def read(self, record: int) -> bytes:
     """Returns the data of one record.
 
+    Offsets that turn out to be wrong, of a sidecar made for another file, are
+    found again once.
+
     Raises:
-      UserError: the file vanished, or changed since its offsets were read.
+      UserError: the record is damaged, or its file vanished or changed.
     """
     shard, number = self._locate(record)
-    start, end = self._offsets[shard][number : number + 2].tolist()
+    starts = self._offsets[shard]
+    framed = self._read_framed(shard, number, starts)
+    if framed is None:
+      starts = self._heal(shard, starts)
+      framed = self._read_framed(shard, number, starts)
+    if framed is None:
+      raise self._changed(shard)
+    data = framed[offsets.HEADER_BYTES : -offsets.FOOTER_BYTES]
+    (crc,) = struct.unpack("<I", framed[-offsets.FOOTER_BYTES :])
+    if crc != offsets.masked_crc(data):
+      raise errors.UserError(
+        f"{self.files[shard]}: record {number}{_of_image(data)} is damaged:"
+        " its bytes do not have the checksum that was written with them; copy"
+        " the file again, or delete its folder and prepare the data again"
+      )
+    return data
+
+  def _read_framed(
+    self, shard: int, number: int, starts: Int[np.ndarray, "n+1"]
+  ) -> bytes | None:
+    """Returns a record with its framing; None if there is none at its place."""
+    start, end = starts[number : number + 2].tolist()
     try:
       framed = self._readers.read(shard, start, end - start)
     except OSError as error:
       raise errors.UserError(
-        f"{self.files[shard]} cannot be read any more ({error}); restore the"
-        " file and start the same command again"
+        f"{self.files[shard]} cannot be read any more"
+        f" ({error.strerror or error}); restore the file and start the same"
+        " command again"
       ) from None
-    if (
-      len(framed) != end - start
-      or struct.unpack_from("<Q", framed)[0]
-      != end - start - offsets.FRAMING_BYTES
-    ):
-      raise errors.UserError(
-        f"{self.files[shard]} changed since its sidecar was written: no"
-        f" record of {end - start} bytes at byte {start}; delete"
-        f" {self.files[shard].name}{offsets.SIDECAR_SUFFIX} and start again"
-      )
-    return framed[offsets.HEADER_BYTES : -offsets.FOOTER_BYTES]
+    length = offsets.header_length(framed)
+    if len(framed) != end - start or length != len(framed) - _FRAMING:
+      return None
+    return framed
+
+  def _heal(
+    self, shard: int, used: Int[np.ndarray, "n+1"]
+  ) -> Int[np.ndarray, "n+1"]:
+    """Returns the offsets of a file that has others than those `used`.
+
+    Raises:
+      UserError: the file changed since it was opened, is damaged, or holds
+        another number of records.
+    """
+    with self._healing:
+      if self._offsets[shard] is not used:  # another thread was first
+        return self._offsets[shard]
+      file = self.files[shard]
+      if _state(file) != self._states[shard]:
+        raise self._changed(shard)
+      found = offsets.rebuild(file)
+      if len(found) != len(used):
+        raise errors.UserError(
+          f"{file}{offsets.SIDECAR_SUFFIX} was of another file, with"
+          f" {len(used) - 1} records in place of {len(found) - 1}; it has been"
+          " made anew: start the same command again"
+        )
+      self._offsets[shard] = found
+      return found
+
+  def _changed(self, shard: int) -> errors.UserError:
+    return errors.UserError(
+      f"{self.files[shard]} changed while it was read; restore the file and"
+      " start the same command again"
+    )
 
   def _locate(self, record: int) -> tuple[int, int]:
     """Returns the number of a record's file and its number in that file."""
     assert 0 <= record < len(self), f"{record=} of {len(self)}"
     shard = int(np.searchsorted(self._ends, record, side="right"))
     return shard, record - (int(self._ends[shard - 1]) if shard else 0)
+
+
+def _state(file: epath.Path) -> tuple[int, float] | None:
+  """Returns what changes when a file does; None if it is gone."""
+  try:
+    found = file.stat()
+  except OSError:
+    return None
+  return found.length, found.mtime
+
+
+def _of_image(data: bytes) -> str:
+  """Returns the key of a damaged record in words, where it can be read."""
+  from udon_jax.data import examples  # noqa: PLC0415 (slow, for damage alone)
+
+  key = examples.key(data)
+  return f" (key {key!r})" if key else ""

@@ -1,7 +1,7 @@
 """The records of a split, opened and checked against its info file."""
 
 from udon_jax import domains, errors
-from udon_jax.data import examples, info, layout, metadata, records
+from udon_jax.data import examples, info, layout, metadata, offsets, records
 
 
 def open_records(
@@ -26,7 +26,28 @@ def open_records(
       f"{info_file} changed since {folder} was prepared from it; run"
       f" {place.prepare} --domains={domain}, or restore the info file"
     )
-  return records.RecordFiles(files)
+  opened = records.RecordFiles(files)
+  if known is None and split == domains.TRAIN_SPLIT:
+    # Evaluation splits are compared with their info files in any case.
+    check_agreement(
+      opened,
+      info.read_info(info_file, split=split),
+      in_order=False,
+      cure=f"delete {folder} and run {place.prepare} --domains={domain}",
+    )
+  if known is None or len(opened) == known.num_examples:
+    return opened
+  # A sidecar of another file of the same size, or an edited split.
+  for file in opened.files:
+    offsets.rebuild(file)
+  opened = records.RecordFiles(files)
+  if len(opened) != known.num_examples:
+    raise errors.UserError(
+      f"{folder} holds {len(opened)} records, but was prepared with"
+      f" {known.num_examples}; delete it and run"
+      f" {place.prepare} --domains={domain}"
+    )
+  return opened
 
 
 def num_classes(place: layout.Layout, domain: str) -> int:

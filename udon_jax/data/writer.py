@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
 import logging
 import time
@@ -11,7 +12,7 @@ from etils import epath
 import numpy as np
 import tensorflow as tf
 
-from udon_jax import domains
+from udon_jax import domains, errors
 from udon_jax.data import (
   examples,
   info,
@@ -80,12 +81,15 @@ def write_split(
 
   Returns:
     Problems, each naming an image. If there are any, nothing is written.
+
+  Raises:
+    UserError: the place cannot be written.
   """
   folder = place.records(job.domain, job.split)
   temporary = folder.parent / f".{job.split}.tmp"
-  temporary.rmtree(missing_ok=True)
-  temporary.mkdir(parents=True)
   try:
+    temporary.rmtree(missing_ok=True)
+    temporary.mkdir(parents=True)
     problems = _write_files(
       temporary,
       job,
@@ -95,16 +99,29 @@ def write_split(
     )
     if not problems:
       _replace_folder(temporary, folder)
+  except (OSError, tf.errors.OpError) as error:
+    raise errors.UserError(
+      f"{folder} cannot be written ({_reason(error)}); make room and a folder"
+      " there that you may write to, and run the same command again"
+    ) from error
   finally:
-    temporary.rmtree(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.rmtree(missing_ok=True)
   return problems
+
+
+def _reason(error: Exception) -> str:
+  """Returns why a file could not be written, in the system's words."""
+  if isinstance(error, tf.errors.OpError):
+    return error.message
+  return getattr(error, "strerror", None) or str(error)
 
 
 def _replace_folder(source: epath.Path, target: epath.Path) -> None:
   """Puts a complete folder in the place of another, which may not exist."""
   old = target.parent / f".{target.name}.old"
   old.rmtree(missing_ok=True)
-  if target.exists():
+  if target.is_dir():
     target.rename(old)
   source.rename(target)
   old.rmtree(missing_ok=True)

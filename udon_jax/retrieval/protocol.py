@@ -8,6 +8,8 @@ k neighbours.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+import logging
 from typing import Any
 
 from etils import epath
@@ -18,6 +20,8 @@ import numpy as np
 from udon_jax import errors, structs
 from udon_jax.retrieval import blocks, records
 from udon_jax.retrieval import metrics as metrics_lib
+
+logger = logging.getLogger(__name__)
 
 SEPARATE = "separate"
 MERGED = "merged"
@@ -67,6 +71,7 @@ def evaluate(
   """
   parsed = metrics_lib.parse(metrics)
   _check(tasks, embeddings, block_bytes)
+  check_positives(tasks)
   labels = _unique_labels(tasks)
   results: dict[str, Any] = {}
   found: dict[str, list[records.QueryRecords]] = {}
@@ -123,6 +128,42 @@ def _check(tasks, embeddings, block_bytes):
     dims[where] = rows.shape[1]
   if len(set(dims.values())) > 1:
     raise errors.UserError(f"embeddings differ in their dimension: {dims}")
+
+
+def check_positives(tasks: Sequence[structs.RetrievalTask]) -> None:
+  """Warns of queries that can find nothing: no index image has their class.
+
+  They count as misses, as the benchmark has it.
+
+  Raises:
+    UserError: no query of a domain can find anything.
+  """
+  for task in tasks:
+    query, index = task.query, task.index
+    exclude = np.arange(len(query.labels)) if index.name == query.name else None
+    positives = metrics_lib.num_positives(
+      query.labels, index.labels, exclude=exclude
+    )
+    alone = np.flatnonzero(positives == 0)
+    files = f"info_files/{task.domain}/{query.name}.json"
+    if len(alone) == len(positives):
+      raise errors.UserError(
+        f"{files}: none of its {len(alone)} images shares a class with another "
+        f"one of {index.name}.json, so that no search can find anything; "
+        "correct their class_id"
+      )
+    if len(alone):
+      _warn_once(
+        f"{files}: {len(alone)} of {len(positives)} queries have a class that "
+        f"no other image of {index.name}.json has, the first is "
+        f"{query.keys[alone[0]]}; they count as misses"
+      )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+  """Warns of what every validation would tell again."""
+  logger.warning("%s", message)
 
 
 def _unique_labels(tasks) -> dict[_Key, Int[np.ndarray, "n l"]]:

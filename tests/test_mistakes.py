@@ -1,0 +1,562 @@
+"""Every mistake ends in one line that names the cure, and does no harm."""
+
+import fcntl
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import command_lines, data_files, small_run
+from tests.small_run import (
+  EVALUATE,
+  MAIN,
+  PLACES,
+  PREPARE,
+  QUICKSTART,
+  SYNTHETIC,
+  TINY,
+  TRAIN,
+)
+from udon_jax.data import examples, offsets, records
+
+# Impossible values of keys: {key=value: words of the message beside them}.
+VALUES = {
+  "seed=-1": "in 0 ..",
+  "seed=1.5": "int",
+  "batch_size=0": "at least 1",
+  "batch_size=many": "int",
+  "num_train_steps=-5": "at least 1",
+  "num_train_steps=0": "at least 1",
+  "frozen_steps=-1": "at least 0",
+  "eval_every=0": "at least 1",
+  "grad_accum_steps=3": "config.batch_size=16",
+  "data.crop_size=30": "use for example",
+  "data.crop_size=64": "config.data.resize_size=36",
+  "data.num_threads=-2": "at least 0",
+  "data.prefetch=0": "at least 1",
+  "mesh.fsdp=0": "-1",
+  "model.name=vit_z16": "known: vit_",
+  "model.dtype=float64": "known: float32",
+  "model.student_dim=0": "at least 1",
+  "model.teacher_dim=-8": "at least 1",
+  "model.student_hidden=(0,)": "integers from 1",
+  "model.teacher_hidden=('wide',)": "integers from 1",
+  "model.stochastic_depth=1.0": "in [0, 1)",
+  "model.pixel_std=(0.5, 0.0, 0.5)": "above 0",
+  "model.pixel_mean=(0.5,)": "three numbers",
+  "loss.classifier=softmax": "known: normface",
+  "loss.margin=-0.1": "at least 0",
+  "loss.scale=0.0": "above 0",
+  "loss.label_smoothing=1.0": "in [0, 1)",
+  "loss.teacher_temperature=0.0": "above 0",
+  "loss.student_temperature=nan": "above 0",
+  "loss.relation_blocks=3": "choose a divisor",
+  "loss.weights.teacher_classification=-1.0": "at least 0",
+  "profile_steps=(3, 6)": "end <= 5",
+  "wandb.mode=maybe": "known: online",
+  "sampler.strategy=luck": "known: dynamic",
+  "sampler.rounding=up": "known: largest_fraction",
+  "sampler.update_every=0": "at least 1",
+  "sampler.allocation=('a', 'b')": "numbers from 0",
+  "optimizer.learning_rate=-0.1": "at least 0",
+  "optimizer.learning_rate=inf": "finite",
+  "optimizer.schedule=linear": "known: constant",
+  "optimizer.warmup_steps=9": "4 steps",
+  "optimizer.b1=1.0": "in [0, 1)",
+  "optimizer.b2=-0.5": "in [0, 1)",
+  "optimizer.eps=0.0": "above 0",
+  "optimizer.weight_decay=-1.0": "at least 0",
+  "optimizer.grad_clip_norm=0.0": "above 0",
+  "eval.metrics=('precision',)": "",
+  "eval.embeddings=('pupil',)": "known: student",
+  "eval.batch_size=0": "at least 1",
+  "checkpoint.keep_latest=0": "at least 1",
+  "pretrained=clip": "KIND:PATH",
+  "pretrained=augreg:FOLDER/none.npz": "none.npz",
+  "pretrained=augreg:FOLDER/torn.npz": "torn.npz",
+  "pretrained=augreg:FOLDER/sizes.npz": "config.model.name",
+}
+# The rest: {case: (command line, words of the message)}; later flags count.
+CASES = {
+  "unknown key": (
+    (*TRAIN, "--config.batchsize=3"),
+    ("batchsize", 'Did you mean "batch_size"', "--print_config"),
+  ),
+  "config missing": (
+    (MAIN, "--config=configs/none.py", "--workdir=x"),
+    ("configs/none.py", "are in configs/"),
+  ),
+  "config not given": ((MAIN,), ("--config", "for example")),
+  "config is no config": (
+    (MAIN, "--config=udon_jax/errors.py", "--workdir=x"),
+    ("get_config", "--config"),
+  ),
+  "unknown variant": (
+    (MAIN, "--config=configs/uned_vitb16.py:foo", "--workdir=x"),
+    ("--config: the variant 'foo'", "known: smoke"),
+  ),
+  "a file without variants": (
+    (MAIN, f"{QUICKSTART}:foo", "--workdir=x"),
+    ("--config: ", "get_config()", "after its colon"),
+  ),
+  "workdir not given": ((MAIN, *TINY), ("--workdir", "for example")),
+  "unknown flag": ((*TRAIN, "--wrkdir=x"), ("wrkdir", "Did you mean")),
+  "argument": ((*TRAIN, "x"), ("'x'", "--help")),
+  "value for a group": (
+    (MAIN, QUICKSTART, "--config.model=vit_b16"),
+    ("--config.model=vit_b16", "ConfigDict"),
+  ),
+  "steps and epochs": (
+    (*TRAIN, "--config.num_epochs=2.0"),
+    ("num_train_steps=4", "num_epochs=2.0", "set one"),
+  ),
+  "frozen steps and epochs": (
+    (*TRAIN, "--config.frozen_epochs=2.0", "--config.frozen_steps=1"),
+    ("frozen_steps=1", "frozen_epochs=2.0", "set one"),
+  ),
+  "no loss": (
+    (
+      *TRAIN,
+      "--config.loss.weights.teacher_classification=0.0",
+      "--config.loss.weights.student_classification=0.0",
+      "--config.loss.weights.logit_distillation=0.0",
+      "--config.loss.weights.relation_distillation=0.0",
+    ),
+    ("config.loss.weights", "above 0"),
+  ),
+  "allocation of other domains": (
+    (
+      *TRAIN,
+      "--config.sampler.strategy=specialist_top_steps",
+      "--config.sampler.allocation=(1,2,3)",
+    ),
+    ("config.sampler.allocation=(1, 2, 3)", "2 domains"),
+  ),
+  "unknown domain": (
+    (MAIN, *TINY, "--config.domains=('cars','dogs')", *PLACES),
+    ("config.domains", "'dogs'", "known domains: cars, sop"),
+  ),
+  "domain twice": (
+    (MAIN, *TINY, "--config.domains=('cars','cars')", *PLACES),
+    ("config.domains", "each once"),
+  ),
+  "domain of wrong type": (
+    (MAIN, *TINY, "--config.domains=(3,)", *PLACES),
+    ("config.domains=(3,)", "names"),
+  ),
+  "data missing": (
+    (*TRAIN, "--config.data_dir=FOLDER/nowhere"),
+    ("config.data_dir", "nowhere", "python -m udon_jax.data.prepare"),
+  ),
+  "data is a file": (
+    (*TRAIN, "--config.data_dir=FOLDER/file"),
+    ("config.data_dir", "file is no folder"),
+  ),
+  "data not prepared": (
+    (MAIN, *TINY, "--config.domains=('cars','sop')", *PLACES),
+    ("tfds/sop", "run `python -m udon_jax.data.prepare"),
+  ),
+  "info file missing": (
+    (*TRAIN, "--config.data_dir=FOLDER/no_info"),
+    ("no_info/info_files/cars/val.json is missing", "copy"),
+  ),
+  "info file changed": (
+    (*TRAIN, "--config.data_dir=FOLDER/class_id"),
+    ("train.json changed", "restore"),
+  ),
+  "record file cut": (
+    (*TRAIN, "--config.data_dir=FOLDER/cut"),
+    ("cars.train.tfrecord-00000-of-00001 is cut off", "prepare the data again"),
+  ),
+  "record file cut, in evaluation": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/cut"),
+    ("cars.test.tfrecord is cut off", "prepare the data again"),
+  ),
+  "folder for a record file": (
+    (*TRAIN, "--config.data_dir=FOLDER/folder"),
+    ("cars.train.tfrecord-00000-of-00001", "cannot be read", "prepare"),
+  ),
+  "workdir below a file": (
+    (*TRAIN, "--workdir=FOLDER/file/x"),
+    ("--workdir", "file/x", "choose another folder"),
+  ),
+  "workdir is a file": (
+    (*TRAIN, "--workdir=FOLDER/file"),
+    ("--workdir", "file", "choose another folder"),
+  ),
+  "workdir in use": (
+    (*TRAIN, "--workdir=FOLDER/used"),
+    ("used is used by process 77", "choose another folder"),
+  ),
+  "workdir of another seed": (
+    (*TRAIN, "--workdir=FOLDER/run", "--config.seed=5"),
+    ("holds another run", "config.seed is 0 there and 5 here", "choose"),
+  ),
+  "workdir of another model": (
+    (*TRAIN, "--workdir=FOLDER/run", "--config.model.student_dim=8"),
+    ("holds another run", "config.model.student_dim is 64 there and 8 here"),
+  ),
+  "workdir of other domains": (
+    (
+      *(MAIN, *TINY, "--config.domains=('cars',)", *PLACES),
+      "--workdir=FOLDER/run",
+    ),
+    ("holds another run", "config.domains is ['cars', 'met'] there"),
+  ),
+  "resume from other domains": (
+    (
+      *(MAIN, *TINY, "--config.domains=('cars',)", *PLACES),
+      "--config.resume_from=FOLDER/run",
+    ),
+    ("config.resume_from", "was trained on", "config.domains"),
+  ),
+  "resume from another model": (
+    (
+      *(*TRAIN, "--config.model.teacher_dim=8"),
+      "--config.resume_from=FOLDER/run",
+    ),
+    ("config.resume_from", "config.model.teacher_dim is 256 there and 8 here"),
+  ),
+  "workdir whose checkpoints are all damaged": (
+    (*TRAIN, "--workdir=FOLDER/rotten"),
+    ("rotten/checkpoints/4 is damaged", "it has no other"),
+  ),
+  "evaluate a damaged checkpoint": (
+    (EVALUATE, "--workdir=FOLDER/rotten"),
+    ("rotten/checkpoints/4 is damaged", "it has no other"),
+  ),
+  "embed with a damaged checkpoint": (
+    (
+      *("udon_jax.extract", "--workdir=FOLDER/rotten"),
+      *("--images=FOLDER/data/images", "--output=FOLDER/new.npz"),
+    ),
+    ("rotten/checkpoints/4 is damaged", "it has no other"),
+  ),
+  "descriptors of a wrong shape": (
+    (
+      *(EVALUATE, "--descriptors=FOLDER/few.npz"),
+      "--info_files=FOLDER/data/info_files",
+    ),
+    ("few.npz", "cars/test", "(3, 4)"),
+  ),
+  "report of nothing": (
+    ("udon_jax.report", "--workdir=FOLDER/empty"),
+    ("empty", "give the folder of a run"),
+  ),
+  "resume from nothing": (
+    (*TRAIN, "--config.resume_from=FOLDER/empty"),
+    ("empty holds no checkpoint", "give the workdir"),
+  ),
+  "evaluate nothing": ((EVALUATE,), ("--workdir", "give the folder")),
+  "evaluate an empty folder": (
+    (EVALUATE, "--workdir=FOLDER/empty"),
+    ("empty holds no checkpoint", "give the workdir"),
+  ),
+  "evaluate a file": (
+    (EVALUATE, "--workdir=FOLDER/file"),
+    ("file holds no checkpoint", "give the workdir"),
+  ),
+  "evaluate an unknown split": (
+    (EVALUATE, "--workdir=FOLDER/run", "--splits=foo"),
+    ("--splits=foo", "known: val, test"),
+  ),
+  "evaluate a missing step": (
+    (EVALUATE, "--workdir=FOLDER/run", "--step=3"),
+    ("no checkpoint of step 3", "it has [4]"),
+  ),
+  "evaluate missing data": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/nowhere"),
+    ("--data=", "nowhere", "correct the path"),
+  ),
+  "evaluate, info file is no JSON": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/bad_json"),
+    ("bad_json/info_files/cars/test.json", "write it again"),
+  ),
+  "evaluate a damaged image": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/jpeg"),
+    ("cars.test.tfrecord: record 0 (key ", "be decoded", "prepare"),
+  ),
+  "evaluate classes of one image": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/alone"),
+    ("info_files/cars/test.json: none of its", "correct their class_id"),
+  ),
+  "prepare nothing": ((PREPARE,), ("--data_dir is not set", "give the folder")),
+  "prepare an unknown domain": (
+    (PREPARE, "--data_dir=FOLDER/data", "--domains=dogs"),
+    ("--domains", "dogs is missing", "cars, "),
+  ),
+  "prepare in no shards": (
+    (PREPARE, "--data_dir=FOLDER/data", "--num_shards=0"),
+    ("num_shards", "0"),
+  ),
+  "class id out of range": (
+    (PREPARE, "--data_dir=FOLDER/class_id", "--domains=cars"),
+    ("train.json: entry 3: class_id 1000", "number the classes"),
+  ),
+  "prepare what is no JSON": (
+    (PREPARE, "--data_dir=FOLDER/bad_json", "--domains=cars"),
+    ("cars/test.json is not valid JSON", "write it again"),
+  ),
+  "prepare an empty split": (
+    (PREPARE, "--data_dir=FOLDER/no_image", "--domains=cars"),
+    ("cars/val.json lists no image", "at least one"),
+  ),
+  "prepare paths that lead out": (
+    (PREPARE, "--data_dir=FOLDER/outside", "--domains=cars"),
+    ("cars/val.json: entry 1: path '../secret.jpg' leads out", "relative"),
+  ),
+  "prepare a missing image": (
+    (PREPARE, "--data_dir=FOLDER/missing", "--domains=cars"),
+    ("images are missing", "cars/nowhere.jpg", "drop their entries"),
+  ),
+  "prepare a damaged image": (
+    (PREPARE, "--data_dir=FOLDER/damaged", "--domains=cars"),
+    ("1 images are unusable", "torn.jpg is damaged", "replace them"),
+  ),
+  "draw nowhere": ((SYNTHETIC,), ("--output",)),
+  "draw an unknown size": (
+    (SYNTHETIC, "--output=FOLDER/drawn", "--size=huge"),
+    ("huge", "smoke"),
+  ),
+  "draw over other files": (
+    (SYNTHETIC, "--output=FOLDER/run", "--size=smoke"),
+    ("--output", "is not empty", "choose another"),
+  ),
+  "draw over another set": (
+    (SYNTHETIC, "--output=FOLDER/data", "--size=smoke", "--seed=3"),
+    ("--output", "seed 0", "choose another"),
+  ),
+  "embed nothing": (("udon_jax.extract",), ("--workdir is missing",)),
+  "embed into another kind of file": (
+    (
+      *("udon_jax.extract", "--workdir=FOLDER/run"),
+      *("--images=FOLDER/data/images", "--output=FOLDER/run/metrics.jsonl"),
+    ),
+    ("--output", "must end in"),
+  ),
+} | {
+  f"config.{flag}": (
+    (*TRAIN, f"--config.{flag}"),
+    (f"config.{flag.split('=')[0]}", words),
+  )
+  for flag, words in VALUES.items()
+}
+# Found while the run goes: these may write into their own workdirs.
+LATE = {
+  "a damaged image in training": (
+    (*TRAIN, "--config.data_dir=FOLDER/jpeg", "--workdir=FOLDER/began_0"),
+    ("cars.train.tfrecord-", ": record ", "(key ", "be decoded", "prepare"),
+  ),
+  "a flipped bit in training": (
+    (*TRAIN, "--config.data_dir=FOLDER/flipped", "--workdir=FOLDER/began_1"),
+    ("cars.train.tfrecord-", ": record ", "is damaged", "prepare"),
+  ),
+}
+# On eight devices.
+DEVICES = {
+  "batch on devices": (
+    (*TRAIN, "--config.batch_size=12"),
+    ("config.batch_size=12", "8 devices", "for example 16"),
+  ),
+  "evaluation batch on devices": (
+    (*TRAIN, "--config.eval.batch_size=12"),
+    ("config.eval.batch_size=12", "8 devices", "for example 16"),
+  ),
+  "mesh": (
+    (*TRAIN, "--config.mesh.fsdp=3"),
+    ("config.mesh.fsdp=3", "8 devices", "-1"),
+  ),
+}
+HEALS = {
+  "offsets of another file": (
+    *(EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/offsets"),
+    "--output=FOLDER/healed.json",
+  )
+}
+MISTAKES = CASES | LATE | DEVICES
+
+
+def write_broken(folder, name, *, break_info=None, break_records=None):
+  """Makes a copy of the data whose info files or records are changed."""
+  root, good = folder / name, folder / "data"
+  root.mkdir()
+  (root / "images").symlink_to(good / "images")
+  for part, break_it in (("info_files", break_info), ("tfds", break_records)):
+    if break_it is None:
+      (root / part).symlink_to(good / part)
+    else:
+      shutil.copytree(good / part, root / part)
+      break_it(root / part / "cars")
+
+
+def edit(split, change):
+  """Returns what changes the entries of an info file."""
+
+  def break_info(cars):
+    file = cars / f"{split}.json"
+    entries = json.loads(file.read_text())
+    file.write_text(json.dumps(change(entries)))
+
+  return break_info
+
+
+def each(break_file):
+  """Returns what breaks every record file of a domain."""
+
+  def break_records(cars):
+    for file in sorted(cars.glob("*/*.tfrecord*")):
+      if file.suffix != ".npy":
+        break_file(file)
+
+  return break_records
+
+
+def cut(file):
+  file.write_bytes(file.read_bytes()[:-20])
+
+
+def make_folder(file):
+  file.unlink()
+  file.mkdir()
+
+
+def flip_in_each_record(file):
+  contents = bytearray(file.read_bytes())
+  for end in offsets.load(file)[1:]:
+    contents[end - 100] ^= 16
+  file.write_bytes(contents)
+
+
+def tear_images(file):
+  """Writes records again, whole but with half of every image."""
+  opened = records.RecordFiles([file])
+  torn = []
+  for i in range(len(opened)):
+    example = examples.tf.train.Example.FromString(opened.read(i))
+    images = example.features.feature["image_bytes"].bytes_list
+    images.value[0] = images.value[0][: len(images.value[0]) // 2]
+    torn.append(example.SerializeToString())
+  data_files.write_records(file, torn)
+  offsets.rebuild(file)
+
+
+def move_offsets(file):
+  starts = offsets.load(file)
+  starts[1:-1] += 1
+  offsets.write(file, starts)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Good data, a run on it, and broken relatives of both."""
+  folder = tmp_path_factory.mktemp("mistakes")
+  small_run.must_succeed(small_run.COMMANDS, folder)
+  (folder / "file").write_text("precious")
+  (folder / "empty").mkdir()
+  (folder / "secret.jpg").write_bytes(b"secret")
+  whole = (folder / "data/images").rglob("*.jpg")
+  (folder / "data/images/torn.jpg").write_bytes(next(whole).read_bytes()[:-99])
+  np.savez(folder / "torn.npz", cls=np.zeros((1, 1, 7)))
+  shutil.copy(folder / "torn.npz", folder / "sizes.npz")
+  with (folder / "torn.npz").open("r+b") as file:
+    file.truncate(100)
+  np.savez(folder / "few.npz", **{"cars/test": np.ones((3, 4), np.float32)})
+  (folder / "used").mkdir()
+  shutil.copytree(folder / "run", folder / "rotten")
+  for path in (folder / "rotten/checkpoints/4/params").rglob("d/*"):
+    path.write_bytes(b"rotten")
+
+  def name(path):
+    return lambda x: [x[0], {"path": path, "class_id": 0}, *x[1:]]
+
+  def alone(entries):
+    return [e | {"class_id": i} for i, e in enumerate(entries)]
+
+  for broken, split, change in (
+    ("class_id", "train", lambda x: [*x[:3], x[3] | {"class_id": 1000}]),
+    ("no_image", "val", lambda _: []),
+    ("outside", "val", name("../secret.jpg")),
+    ("missing", "val", name("cars/nowhere.jpg")),
+    ("damaged", "val", name("torn.jpg")),
+  ):
+    write_broken(folder, broken, break_info=edit(split, change))
+  write_broken(
+    folder, "no_info", break_info=lambda cars: (cars / "val.json").unlink()
+  )
+  write_broken(
+    folder,
+    "bad_json",
+    break_info=lambda cars: (cars / "test.json").write_text("[{"),
+  )
+  write_broken(
+    folder,
+    "alone",
+    break_info=edit("test", alone),
+    break_records=lambda cars: (cars / "test/metadata.json").unlink(),
+  )
+  for broken, break_file in (
+    ("cut", cut),
+    ("folder", make_folder),
+    ("flipped", flip_in_each_record),
+    ("jpeg", tear_images),
+    ("offsets", move_offsets),
+  ):
+    write_broken(folder, broken, break_records=each(break_file))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+  """Returns {case: what its command line left behind}."""
+
+  def watch(cases, **environment):
+    return command_lines.watch_all(
+      small_run.fill(cases, folder), folder, **environment
+    )
+
+  with (folder / "used/.lock").open("w") as file:
+    file.write("77")
+    file.flush()
+    fcntl.flock(file, fcntl.LOCK_EX)
+    one = {name: argv for name, (argv, _) in (CASES | LATE).items()}
+    found = watch(one | HEALS, XLA_FLAGS="")
+  return found | watch({name: argv for name, (argv, _) in DEVICES.items()})
+
+
+def test_there_are_many():
+  assert len(MISTAKES) >= 45
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_ends_in_one_line_that_names_the_cure(answers, case):
+  code, output, errors, *_ = answers[case]
+  assert "Traceback" not in output + errors
+  last = errors.splitlines()[-1]
+  assert last.startswith("error: ")
+  for words in MISTAKES[case][1]:
+    assert words in last
+  assert code == 2
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_does_no_harm(answers, case):
+  """It changes no file, and leaves none but the lock of a workdir."""
+  answer = answers[case]
+  lock = ".lock"
+  assert [path for path in answer.changed if not path.endswith(lock)] == []
+  for path in answer.added:
+    began = case in LATE and path.startswith("began_")
+    assert began or path.endswith(lock)
+
+
+def test_wrong_offsets_of_good_records_heal(folder, answers):
+  answer = answers["offsets of another file"]
+  assert answer.code == 0, answer.errors
+  found, expected = (
+    json.loads((folder / name).read_text())
+    for name in ("healed.json", "run/results.json")
+  )
+  assert found == expected
+  assert answer.changed
+  assert all(path.endswith(offsets.SIDECAR_SUFFIX) for path in answer.changed)
