@@ -238,11 +238,11 @@ CASES = {
       *(EVALUATE, "--descriptors=FOLDER/few.npz"),
       "--info_files=FOLDER/data/info_files",
     ),
-    ("few.npz", "cars/test", "(3, 4)"),
+    ("few.npz: cars/test has 3 vectors", "one an image"),
   ),
   "report of nothing": (
     ("udon_jax.report", "--workdir=FOLDER/empty"),
-    ("empty", "give the folder of a run"),
+    ("empty holds no run", "give the --workdir"),
   ),
   "resume from nothing": (
     (*TRAIN, "--config.resume_from=FOLDER/empty"),
@@ -333,7 +333,7 @@ CASES = {
       *("udon_jax.extract", "--workdir=FOLDER/run"),
       *("--images=FOLDER/data/images", "--output=FOLDER/run/metrics.jsonl"),
     ),
-    ("--output", "must end in"),
+    ("--output", "ends in .npz or .npy"),
   ),
 } | {
   f"config.{flag}": (
