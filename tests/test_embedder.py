@@ -1,12 +1,15 @@
 """A trained model embeds images, however they are given."""
 
+import dataclasses
+
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from tests import fakes
 import udon_jax
-from udon_jax import build, checkpointing, embedder, errors, run
+from udon_jax import build, checkpointing, embedder, errors, run, trained
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,46 @@ def test_more_images_than_a_batch_and_none(tiny_run):
   assert model.embed([]).shape == (0, 8)
 
 
+def test_images_are_taken_as_they_are_needed(tiny_run):
+  model = udon_jax.load(tiny_run, batch_size=8, num_threads=1)
+  taken = 0
+
+  def images():
+    nonlocal taken
+    for i in range(10_000):
+      taken += 1
+      yield b"no image" if i == 50 else np.full((20, 20, 3), i, np.uint8)
+
+  with pytest.raises(errors.UserError, match="image 50 cannot be read"):
+    model.embed(images())
+  assert taken < 100
+
+
+def test_unreadable_images_keep_their_positions(tiny_run, folder):
+  model = udon_jax.load(tiny_run)
+  good = paths_of(folder)
+  images = [*good[:3], folder / "empty.jpg", *good[3:], folder / "gone.jpg"]
+  rows, unreadable = model.embed_readable(images)
+  assert unreadable == [3, len(images) - 1]
+  np.testing.assert_allclose(rows, model.embed(good), atol=1e-6)
+
+
+def test_what_a_model_says_of_itself(tiny_run):
+  model = udon_jax.load(tiny_run, embedding="teacher", domain="sop")
+  assert (model.step, model.dim, model.batch_size) == (2, 16, 16)
+  same = udon_jax.load(tiny_run, batch_size=24, num_threads=1)
+  assert (same.dim, same.batch_size, same.num_threads) == (8, 24, 1)
+  assert same.fingerprint == model.fingerprint
+
+
+def test_another_weight_is_another_fingerprint(tiny_run):
+  found = trained.load(tiny_run)
+  leaves, tree = jax.tree.flatten(found.params)
+  changed = [*leaves[:-1], leaves[-1].at[0].add(1e-6)]
+  other = dataclasses.replace(found, params=tree.unflatten(changed))
+  assert other.fingerprint() != found.fingerprint()
+
+
 def test_mistakes(tiny_run, folder, tmp_path):
   model = udon_jax.load(tiny_run)
   with pytest.raises(errors.UserError, match=r"empty\.jpg cannot be read"):
@@ -87,5 +130,9 @@ def test_mistakes(tiny_run, folder, tmp_path):
     udon_jax.load(tiny_run, embedding="head")
   with pytest.raises(errors.UserError, match="holds no checkpoint"):
     udon_jax.load(tmp_path)
+  with pytest.raises(errors.UserError, match=r"write \[image\]"):
+    model.embed(str(paths_of(folder)[0]))
+  with pytest.raises(errors.UserError, match="--batch_size=12 is not divis"):
+    udon_jax.load(tiny_run, batch_size=12)
   with pytest.raises(errors.UserError, match="no checkpoint of step 7"):
     udon_jax.load(tiny_run, step=7)

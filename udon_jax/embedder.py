@@ -7,6 +7,7 @@ import collections
 from collections.abc import Iterable, Iterator
 import dataclasses
 import functools
+import os
 
 from etils import epath
 from jaxtyping import Float
@@ -112,6 +113,8 @@ class Embedder:
       yield rows[: batch.num_images], batch
 
   def _read(self, images):
+    if isinstance(images, str | bytes | os.PathLike):
+      raise errors.UserError("images are given in a list; write [image]")
     return files.read(
       images,
       crop_size=self.crop_size,
