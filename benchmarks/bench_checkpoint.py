@@ -24,7 +24,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from udon_jax import checkpointing, cli, domains, structs
+from udon_jax import (
+  checkpointing,
+  cli,
+  domains,
+  structs,
+)
 from udon_jax import run as runs
 
 _HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")

@@ -24,8 +24,9 @@ import numpy as np
 
 from benchmarks import bench_input, common
 from configs import quickstart, uned_vits16
-from udon_jax import build, embedder, extraction, trained
+from udon_jax import build, embedder, trained
 from udon_jax.data import files, folders
+from udon_jax.extraction import job
 
 # config, images, (width, height)
 CASES = {
@@ -67,7 +68,7 @@ def run(name: str, *, args: argparse.Namespace, folder: pathlib.Path):
 
   def extract():
     found = folders.find(folder / "images")
-    extraction.extract(model, found, output=folder / "x.npz")
+    job.extract(model, found, output=folder / "x.npz")
 
   def decode():
     read(model, folders.find(folder / "images"))

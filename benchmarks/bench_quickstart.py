@@ -17,7 +17,13 @@ from jaxtyping import Float
 import numpy as np
 
 from benchmarks import common
-from udon_jax import cli, evaluator, reporting, structs, trained
+from udon_jax import (
+  cli,
+  evaluator,
+  reporting,
+  structs,
+  trained,
+)
 from udon_jax.retrieval import protocol
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "The run.")

@@ -16,8 +16,9 @@ import sys
 import termios
 import threading
 
-from udon_jax import cli, extract, extraction
+from udon_jax import cli, extract
 from udon_jax.data import files
+from udon_jax.extraction import job
 
 _EVENTS = {"open", "os.rename", "os.remove", "shutil.rmtree", "os.mkdir"}
 
@@ -85,7 +86,7 @@ def main(how, value):
   output = next(x for x in sys.argv if x.startswith("--output=")).split("=")[1]
   output = os.path.basename(output)
   files.read_folder = hurt(files.read_folder, how, value, output)
-  extraction._SECONDS_BETWEEN_SAVES = 0.0
+  job._SECONDS_BETWEEN_SAVES = 0.0
   if how == "kill":
     kill_at(value, output)
 

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import build, checkpointing, errors, prototypes, resuming
+from udon_jax import (
+  build,
+  checkpointing,
+  errors,
+  prototypes,
+  resuming,
+)
 from udon_jax import run as runs
 from udon_jax.pretrained import augreg
 

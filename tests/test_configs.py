@@ -8,7 +8,14 @@ import jax
 import pytest
 
 from tests import command_lines
-from udon_jax import build, checks, default_config, domains, errors, reporting
+from udon_jax import (
+  build,
+  checks,
+  default_config,
+  domains,
+  errors,
+  reporting,
+)
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

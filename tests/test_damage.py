@@ -12,13 +12,12 @@ import pytest
 from tests import fakes, training
 from udon_jax import (
   checkpointing,
-  checksums,
-  damage,
   errors,
   resuming,
   trained,
 )
 from udon_jax import run as runs
+from udon_jax.checkpointing import checksums, damage
 
 STEPS = (3, 6, 9)
 

@@ -9,7 +9,14 @@ import pytest
 
 from tests import fakes
 import udon_jax
-from udon_jax import build, checkpointing, embedder, errors, run, trained
+from udon_jax import (
+  build,
+  checkpointing,
+  embedder,
+  errors,
+  run,
+  trained,
+)
 
 
 @pytest.fixture(scope="module")

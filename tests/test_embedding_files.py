@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from udon_jax import embedding_files, errors
+from udon_jax import errors
+from udon_jax.extraction import embedding_files
 
 PATHS = [
   "a.jpg",

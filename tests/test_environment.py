@@ -6,7 +6,8 @@ import subprocess
 import jax
 import numpy as np
 
-from udon_jax import environment, partitioning
+from udon_jax import partitioning
+from udon_jax.logs import environment
 
 
 def git(folder, *command):

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from tests import fakes, training
-from udon_jax import overview, prototypes
+from udon_jax import prototypes
+from udon_jax.logs import overview
 
 PATCHES, WIDTH, MLP, DEPTH = 4, 32, 64, 2
 STUDENT, TEACHER = 8, 16

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from udon_jax import errors, partial, workdirs
+from udon_jax import errors, workdirs
+from udon_jax.extraction import partial
 
 JOB = {"checkpoint": "abc", "embedding": "student", "domain": None}
 

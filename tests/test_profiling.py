@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from tests import fakes, training
-from udon_jax import errors, profiling
+from udon_jax import errors
+from udon_jax.logs import profiling
 
 
 class Trace:

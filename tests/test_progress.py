@@ -2,7 +2,7 @@
 
 import pytest
 
-from udon_jax import progress
+from udon_jax.logs import progress
 
 
 class Time:

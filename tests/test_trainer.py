@@ -15,12 +15,12 @@ from udon_jax import (
   chips,
   errors,
   loop,
-  overview,
   partitioning,
   reporting,
   trainer,
 )
 from udon_jax import run as runs
+from udon_jax.logs import overview
 
 NUM_STEPS = 12
 LOG, EVAL, SAVE, WINDOW = 3, 6, 8, 6

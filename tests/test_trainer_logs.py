@@ -3,7 +3,8 @@
 import pytest
 
 from tests import test_trainer, wandb_files
-from udon_jax import partitioning, profiling, reporting, writers
+from udon_jax import partitioning, reporting
+from udon_jax.logs import profiling, writers
 
 # The programs and the run of that file, made once more for this one.
 compiled, whole = test_trainer.compiled, test_trainer.whole

@@ -8,7 +8,8 @@ import pytest
 import wandb
 
 from tests import fakes, training, wandb_files
-from udon_jax import checks, errors, wandb_sink, writers
+from udon_jax import checks, errors
+from udon_jax.logs import wandb_sink, writers
 
 CONFIG = {"seed": 0, "model": {"name": "vit_mu8"}, "domains": ["cars"]}
 

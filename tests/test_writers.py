@@ -9,7 +9,8 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.summary.writer import event_file_writer
 
-from udon_jax import errors, reporting, writers
+from udon_jax import errors, reporting
+from udon_jax.logs import writers
 
 MEANS = {"loss": 2.5, "grad_norm": 0.125}
 

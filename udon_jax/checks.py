@@ -10,7 +10,13 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from udon_jax import errors, evaluator, losses, optim, sampling
+from udon_jax import (
+  errors,
+  evaluator,
+  losses,
+  optim,
+  sampling,
+)
 from udon_jax.models import registry
 from udon_jax.retrieval import metrics as retrieval_metrics
 

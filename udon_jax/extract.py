@@ -2,14 +2,15 @@
 
 Writes `paths` (relative to --images), `embeddings` [n, d] float32 at unit
 length, and the paths that are `unreadable`. Killed and started again, the
-command goes on; see `extraction`.
+command goes on; see `extraction.job`.
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from udon_jax import cli, embedding_files, errors, reporting
+from udon_jax import cli, errors, reporting
+from udon_jax.extraction import embedding_files
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _IMAGES = flags.DEFINE_string("images", None, "Folder, searched recursively.")
@@ -45,8 +46,9 @@ def main(_: Sequence[str]) -> None:
       "leave it out"
     )
   reporting.make_folder(output.parent, key="--output")
-  from udon_jax import embedder, extraction
+  from udon_jax import embedder
   from udon_jax.data import folders
+  from udon_jax.extraction import job
 
   found = folders.find(images)
   model = embedder.load(
@@ -57,7 +59,7 @@ def main(_: Sequence[str]) -> None:
     batch_size=_BATCH_SIZE.value,
     num_threads=_NUM_THREADS.value,
   )
-  extraction.extract(model, found, output=output)
+  job.extract(model, found, output=output)
 
 
 def _required() -> list[str]:

@@ -12,8 +12,6 @@ from udon_jax import (
   errors,
   evaluator,
   partitioning,
-  profiling,
-  progress,
   reporting,
   resuming,
   sampling,
@@ -21,9 +19,9 @@ from udon_jax import (
   structs,
   train_state,
   watching,
-  writers,
 )
 from udon_jax import run as runs
+from udon_jax.logs import profiling, progress, writers
 from udon_jax.retrieval import examples, protocol
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,14 @@ from etils import epath
 import jax
 from ml_collections import config_flags
 
-from udon_jax import checks, cli, errors, report, trained, trainer
+from udon_jax import (
+  checks,
+  cli,
+  errors,
+  report,
+  trained,
+  trainer,
+)
 
 logger = logging.getLogger("udon_jax.main")  # also when run by `-m`
 

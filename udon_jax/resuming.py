@@ -10,12 +10,12 @@ from etils import epath
 from udon_jax import (
   build,
   checkpointing,
-  damage,
   errors,
   train_state,
   workdirs,
 )
 from udon_jax import run as runs
+from udon_jax.checkpointing import damage
 
 logger = logging.getLogger(__name__)
 

@@ -19,16 +19,14 @@ from udon_jax import (
   checks,
   evaluator,
   optim,
-  overview,
   partitioning,
-  profiling,
   prototypes,
   sampling,
   structs,
   train_state,
   train_step,
-  wandb_sink,
 )
+from udon_jax.logs import overview, profiling, wandb_sink
 
 logger = logging.getLogger(__name__)
 

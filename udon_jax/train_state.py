@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from udon_jax import losses, partitioning, prototypes, sampling
+from udon_jax import (
+  losses,
+  partitioning,
+  prototypes,
+  sampling,
+)
 
 METERS = ("loss", *losses.TERMS, "grad_norm")
 

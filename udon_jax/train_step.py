@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from udon_jax import losses, optim, prototypes, sampling, structs, train_state
+from udon_jax import (
+  losses,
+  optim,
+  prototypes,
+  sampling,
+  structs,
+  train_state,
+)
 
 TrainState: TypeAlias = train_state.TrainState
 StepFn: TypeAlias = Callable[[TrainState, structs.Batch], TrainState]

@@ -12,12 +12,9 @@ import ml_collections
 from udon_jax import (
   checkpointing,
   disk,
-  environment,
   errors,
   loop,
-  overview,
   partitioning,
-  profiling,
   reporting,
   resuming,
   stopping,
@@ -26,6 +23,7 @@ from udon_jax import (
   workdirs,
 )
 from udon_jax import run as runs
+from udon_jax.logs import environment, overview, profiling
 from udon_jax.retrieval import table
 
 logger = logging.getLogger(__name__)

@@ -7,16 +7,9 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
-from udon_jax import (
-  chips,
-  overview,
-  partitioning,
-  progress,
-  train_step,
-  wandb_sink,
-  writers,
-)
+from udon_jax import chips, partitioning, train_step
 from udon_jax import run as runs
+from udon_jax.logs import overview, progress, wandb_sink, writers
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,12 @@ from jax.sharding import Mesh
 import orbax.checkpoint as ocp
 
 from udon_jax import (
-  checksums,
-  damage,
   disk,
   errors,
   prototypes,
-  saved_state,
   train_state,
 )
+from udon_jax.checkpointing import checksums, damage, saved_state
 
 logger = logging.getLogger(__name__)
 

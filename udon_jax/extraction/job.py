@@ -20,13 +20,12 @@ from tqdm.contrib import logging as tqdm_logging
 
 from udon_jax import (
   embedder,
-  embedding_files,
   errors,
-  partial,
   reporting,
   stopping,
 )
 from udon_jax.data import files, folders
+from udon_jax.extraction import embedding_files, partial
 
 logger = logging.getLogger("udon_jax.extract")
 

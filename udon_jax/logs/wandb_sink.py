@@ -16,7 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from udon_jax import errors, reporting, writers
+from udon_jax import errors, reporting
+from udon_jax.logs import writers
 
 logger = logging.getLogger(__name__)
 

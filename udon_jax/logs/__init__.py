@@ -1,0 +1,1 @@
+"""What a run tells of itself: where metrics go, speed, work, surroundings."""
