@@ -118,7 +118,7 @@ def test_memory_is_bounded_whatever_the_form(alone):
 def test_sigterm_leaves_nothing_behind(alone):
   folder, code, _, text = alone
   assert code == 143, text
-  assert text.splitlines()[-1].startswith("error: stopped by SIGTERM")
+  assert text.splitlines()[-1].startswith("error: stopped; no results")
   assert not list(folder.glob(".descriptors.*"))
   assert not list(folder.glob("*results.json"))
 

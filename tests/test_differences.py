@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import errors, trainer
+from udon_jax import errors
+from udon_jax import loop as loops
 from udon_jax.pretrained import augreg
 
 
@@ -23,7 +24,7 @@ def test_frozen_for_exactly_the_frozen_steps():
     frozen_step=lambda state, batch: "frozen",
     train_step=lambda state, batch: "trained",
   )
-  loop = trainer.Loop(run, sources=fakes.sources(config), tasks={}, writer=None)
+  loop = loops.Loop(run, sources=fakes.sources(config), tasks={}, writer=None)
   batch = next(fakes.sources(config)[0].open(0))
   done = [
     loop._step(None, step, domain=0, host_batch=batch) for step in (1, 2, 3, 4)

@@ -8,7 +8,6 @@ its domains are described in the checkpoint. `--descriptors=FILE
 from collections.abc import Mapping, Sequence
 import logging
 import pathlib
-import signal
 import tempfile
 from typing import Any
 
@@ -23,6 +22,7 @@ from udon_jax import (
   evaluator,
   partitioning,
   reporting,
+  stopping,
   trained,
 )
 from udon_jax.data import descriptors, layout
@@ -135,22 +135,18 @@ def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
   if output.is_dir() or output == epath.Path(path):
     raise errors.UserError(f"--output={output} is taken; name a file to write")
   reporting.make_folder(output.parent, key="--output")
-  signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
-  results = evaluate_descriptors(
-    path,
-    info_files=info_files,
-    splits=_SPLITS.value,
-    domain_names=_DOMAINS.value,
-    normalize=_NORMALIZE.value,
-    block_bytes=_BLOCK_MB.value * 2**20,
-    temporary=None if "://" in str(output) else pathlib.Path(output.parent),
-    per_query_dir=_PER_QUERY.value,
-  )
+  with stopping.noted("stopped; no results were written"):
+    results = evaluate_descriptors(
+      path,
+      info_files=info_files,
+      splits=_SPLITS.value,
+      domain_names=_DOMAINS.value,
+      normalize=_NORMALIZE.value,
+      block_bytes=_BLOCK_MB.value * 2**20,
+      temporary=None if "://" in str(output) else pathlib.Path(output.parent),
+      per_query_dir=_PER_QUERY.value,
+    )
   return results, output
-
-
-def _stop(*_) -> None:
-  raise errors.StoppedError("stopped by SIGTERM; no results were written")
 
 
 def evaluate_workdir(

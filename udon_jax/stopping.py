@@ -18,41 +18,42 @@ class StopRequest:
   """Whether the run is asked to stop.
 
   Attributes:
-    requested: looked at between steps.
-    at_once: whether there is nothing to save: the request then ends the run
-      where it is, with a StoppedError.
+    message: of the StoppedError that a request raises where nothing is to be
+      saved.
+    requested: looked at between steps, where something is.
   """
 
+  message: str
   requested: bool = False
-  at_once: bool = True
+  _deferred: bool = False
 
   def note(self) -> None:
     """Notes the request."""
     first, self.requested = not self.requested, True
-    if first and self.at_once:
-      raise errors.StoppedError(
-        "stopped; what was trained is saved: run the same command to continue"
-      )
+    if first and not self._deferred:
+      raise errors.StoppedError(self.message)
 
   @contextlib.contextmanager
-  def waits_for_a_step(self) -> Iterator[None]:
-    """Lets the step in progress end before the run stops, in its body."""
-    self.at_once = False
+  def deferred(self) -> Iterator[None]:
+    """Leaves it to its body to look at requests, and to save."""
+    self._deferred = True
     try:
       yield
     finally:
-      self.at_once = True
+      self._deferred = False
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[StopRequest]:
+def noted(
+  message: str = "stopped; run the same command to continue",
+) -> Iterator[StopRequest]:
   """Notes SIGTERM and Ctrl-C instead of dying of them.
 
   A second Ctrl-C interrupts as Python does. Only where one process runs alone,
   in its main thread: a handler in Python would silence the preemption notice
   that several processes share.
   """
-  request = StopRequest()
+  request = StopRequest(message)
   alone = jax.process_count() == 1
   if not alone or threading.current_thread() is not threading.main_thread():
     yield request

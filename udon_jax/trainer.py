@@ -102,7 +102,7 @@ def _train_and_test(
         (workdir / name).unlink(missing_ok=True)
     training = loop.Loop(run, sources=sources, tasks=tasks, writer=writer)
     try:
-      with stop.waits_for_a_step():
+      with stop.deferred():
         training.train(
           state,
           start=start,

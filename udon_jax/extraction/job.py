@@ -118,7 +118,11 @@ def _embed_rest(
     num_threads=model.num_threads,
   )
   start = saved = time.monotonic()
-  with _progress(total, first) as show, stopping.noted() as stop:
+  with (
+    _progress(total, first) as show,
+    stopping.noted() as stop,
+    stop.deferred(),
+  ):
     for rows, batch in model.stream(batches):
       for failure in batch.failures.values():
         logger.warning("unreadable: %s (%s)", failure.name, failure.reason)
