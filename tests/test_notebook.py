@@ -1,7 +1,5 @@
 """The notebook runs from start to end, and is kept without its outputs."""
 
-import contextlib
-import io
 import json
 import os
 import runpy
@@ -50,34 +48,35 @@ def test_kept_without_outputs_and_noise():
 
 
 def install(folder, monkeypatch, *, repository="", colab=True, loaded=False):
-  """Runs the first cell where udon_jax is missing; returns what it starts."""
+  """Runs the first cells without udon_jax; returns the commands they start."""
   script = folder / "install.py"
-  script.write_text(
-    CODE["install"].replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}")
-  )
-  modules = {name: x for name, x in sys.modules.items() if name != "jax"}
-  modules.pop("numpy")
+  code = f"{CODE['call']}\n{CODE['install']}"
+  assert code.startswith('REPOSITORY = ""')
+  script.write_text(code.replace('""', repr(repository), 1))
+  modules = {x: m for x, m in sys.modules.items() if x not in ("jax", "numpy")}
   if colab:
     modules["google.colab"] = types.ModuleType("google.colab")
   if loaded:
     modules["numpy"] = np
-  run = mock.Mock()
-  monkeypatch.setattr(subprocess, "run", run)
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-  monkeypatch.setattr("shutil.which", lambda name: None)
-  monkeypatch.setattr(sys, "modules", modules)
-  try:
+  start = mock.MagicMock()
+  done = start.return_value.__enter__.return_value
+  done.stdout, done.returncode = ["said\n"], 0
+  with monkeypatch.context() as patch:
+    patch.chdir(folder)
+    patch.setenv("PYTHONUNBUFFERED", "")  # the cell sets it
+    patch.setattr(subprocess, "Popen", start)
+    patch.setattr("importlib.util.find_spec", lambda name: None)
+    patch.setattr("shutil.which", lambda name: None)
+    patch.setattr(sys, "modules", modules)
     runpy.run_path(str(script))
-  finally:
-    monkeypatch.undo()
-  return [" ".join(call.args[0]) for call in run.call_args_list]
+  return [" ".join(call.args[0]) for call in start.call_args_list]
 
 
 def test_colab_clones_and_installs(tmp_path, monkeypatch):
   clone, remove, add = install(tmp_path, monkeypatch, repository="https://x/y")
-  assert clone == "git clone https://x/y udon"
+  assert clone == "git clone --depth=1 https://x/y udon"
   assert "pip uninstall" in remove
-  assert add.endswith("install .[data,viz] --constraint constraints.txt")
+  assert add.endswith(" .[data,viz] --constraint constraints.txt")
 
 
 @pytest.mark.parametrize(
@@ -155,22 +154,19 @@ def test_embeds(executed, folder):
   kept = np.load(folder / "kept.npz")
   index = np.load(folder / "runs" / "quickstart" / "embeddings.npz")
   rows = kept["own"]
-  assert rows.shape == (4, 64)
+  assert rows.shape == (8, 64)
   np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
   # Every image of the data set finds itself.
   np.testing.assert_allclose(kept["scores"].max(axis=1), 1, rtol=1e-5)
-  assert kept["scores"].shape == (4, len(index["paths"]))
+  assert kept["scores"].shape == (8, len(index["paths"]))
 
 
-def test_a_command_that_fails_stops_the_notebook(monkeypatch, folder):
-  monkeypatch.chdir(folder)
-  (tools,) = [x for x in CODE["tools"].split("\n\n\n") if "def run" in x]
-  names = {"sys": sys, "subprocess": subprocess, "shlex": __import__("shlex")}
-  exec(tools, names)
-  shown = io.StringIO()
-  with (
-    contextlib.redirect_stdout(shown),
-    pytest.raises(RuntimeError, match="exit code 2: error: --workdir"),
-  ):
-    names["run"]("report")
-  assert "error: --workdir is missing" in shown.getvalue()
+def test_a_command_that_fails_stops_the_notebook(capsys, monkeypatch):
+  monkeypatch.setenv("PYTHONUNBUFFERED", "")
+  names = {}
+  exec(CODE["call"], names)
+  with pytest.raises(RuntimeError, match="exit code 2: error: --workdir"):
+    names["call"](sys.executable, "-m", "udon_jax.report")
+  shown = capsys.readouterr().out.splitlines()
+  assert shown[0] == "$ python -m udon_jax.report"
+  assert shown[-1].startswith("error: --workdir is missing")
