@@ -3,7 +3,8 @@
 Importing JAX and TensorFlow takes seconds; a fork of a process that has done so
 starts at once. `python -m tests.command_lines [FOLDER]` reads {name: argv} as
 JSON and writes {name: [exit code, output, errors, changed, added]}, the last
-two being files of FOLDER. Nothing may run on a device before the fork.
+two being files of FOLDER. An argv is the name of a module and its flags, or
+`-c` and a program. Nothing may run on a device before the fork.
 """
 
 import hashlib
@@ -46,12 +47,12 @@ def run_all(cases, **environment):
   return {name: Answer(*answer[:3]) for name, answer in answers.items()}
 
 
-def watch_all(cases, folder, **environment):
+def watch_all(cases, folder, *, cwd=ROOT, **environment):
   """Runs {name: argv} in turn; returns {name: Watched} for a folder."""
   done = subprocess.run(
     [sys.executable, "-m", "tests.command_lines", str(folder)],
-    cwd=ROOT,
-    env={**os.environ, **environment},
+    cwd=cwd,
+    env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     input=json.dumps(cases),
     stdout=subprocess.PIPE,
     text=True,
@@ -90,7 +91,10 @@ def _child(argv, output, error):
   module, *_ = sys.argv = list(argv)
   code = 0
   try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module == "-c":
+      exec(sys.argv[1], {"__name__": "__main__"})
+    else:
+      runpy.run_module(module, run_name="__main__", alter_sys=True)
   except SystemExit as end:
     code = end.code if isinstance(end.code, int) else bool(end.code)
   except BaseException:

@@ -2,21 +2,14 @@
 
 import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 import textwrap
-from unittest import mock
 
 import numpy as np
 import pytest
 
 from tests import command_lines
-import udon_jax
-
-METRICS = ("recall@1", "recall@5", "mmp@5")  # of the default config
-
 
 ALONE = """
   import json, os, pathlib, signal, sys
@@ -121,40 +114,3 @@ def test_sigterm_leaves_nothing_behind(alone):
   assert text.splitlines()[-1].startswith("error: stopped; no results")
   assert not list(folder.glob(".descriptors.*"))
   assert not list(folder.glob("*results.json"))
-
-
-def test_the_lines_of_the_readme(tmp_path, monkeypatch):
-  """Vectors of a model that knows the classes score everything."""
-  text = (command_lines.ROOT / "README.md").read_text()
-  (code,) = [
-    block
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-    if "savez" in block
-  ]
-  command = re.search(
-    r"^python -m (.*--descriptors=runs/rows.npz \\\n.*)$", text, re.M
-  )[1]
-  classes = {}
-  for domain in ("cars", "rp2k"):
-    entries = [
-      {"path": f"{domain}/{i}.jpg", "class_id": i % 3} for i in range(9)
-    ]
-    for entry in entries:
-      classes[f"data/mini_uned/images/{entry['path']}"] = entry["class_id"]
-    file = tmp_path / "data" / "mini_uned" / "info_files" / domain / "test.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(entries))
-  (tmp_path / "runs").mkdir()
-  model = mock.Mock()
-  model.embed = lambda paths: np.eye(3)[[classes[path] for path in paths]]
-  monkeypatch.setattr(udon_jax, "load", {"runs/quickstart": model}.get)
-  monkeypatch.chdir(tmp_path)
-  exec(code, {})
-  subprocess.run(
-    [sys.executable, "-m", *shlex.split(command.replace("\\\n", ""))],
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(command_lines.ROOT)},
-    check=True,
-  )
-  found = json.loads((tmp_path / "runs" / "rows.json").read_text())
-  separate = found["descriptors"]["separate"]["test"]
-  assert separate["cars"] == separate["rp2k"] == dict.fromkeys(METRICS, 1.0)
