@@ -72,13 +72,14 @@ def _set_up_logging() -> None:
 def _is_news(record: logging.LogRecord) -> bool:
   """Whether Orbax says something that nobody else does.
 
-  It notes saves without a validation, and its threads show errors that it
-  raises as well.
+  It notes saves without a validation and what follows from reading only, and
+  its threads show errors that it raises as well.
   """
   if "orbax" not in record.pathname:
     return True
-  note = "Requested `tracked_metric`" in record.getMessage()
-  return not note and not record.exc_info
+  message = record.getMessage()
+  known = ("Requested `tracked_metric`", "read_only=True", "is read only")
+  return not record.exc_info and not any(words in message for words in known)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
