@@ -12,7 +12,7 @@ SIZE ?= small
 # More flags of its training: --config.key=value ...
 CONFIG_FLAGS ?=
 # More flags of pytest: -k name, -x, ...
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 # Whatever the caller's shell looks into, the environment sees itself alone.
 unexport PYTHONPATH PYTHONHOME
