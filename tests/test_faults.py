@@ -117,10 +117,15 @@ def test_where_data_vanishes_in_a_validation_it_is_done_again(
 ):
   """Its step is not saved: the run would go on without its results."""
 
-  def gone():
-    raise errors.UserError("val.tfrecord cannot be read any more")
+  tasks = fakes.tasks(compiled.config)
+  there = [tasks["val"]]  # when the run starts, not when it validates
 
-  tasks = {**fakes.tasks(compiled.config), "val": gone}
+  def vanishing():
+    if not there:
+      raise errors.UserError("val.tfrecord cannot be read any more")
+    return there.pop()()
+
+  tasks = {**tasks, "val": vanishing}
   with pytest.raises(errors.UserError, match=r"val.tfrecord"):
     train(compiled, tmp_path, tasks=tasks)
   assert steps(tmp_path) == [4]

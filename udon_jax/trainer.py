@@ -24,7 +24,7 @@ from udon_jax import (
 )
 from udon_jax import run as runs
 from udon_jax.logs import environment, overview, profiling
-from udon_jax.retrieval import table
+from udon_jax.retrieval import protocol, table
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ def train(
       if (workdir / reporting.RESULTS_FILE).exists():
         logger.info("the run is done; nothing to do")
         return _report(reporting.read_json(workdir / reporting.RESULTS_FILE))
+    else:  # what is wrong with the validation is not found hours later
+      protocol.check_positives(tasks["val"]())
     results = _train_and_test(
       run,
       state,
