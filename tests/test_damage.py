@@ -15,6 +15,7 @@ from udon_jax import (
   errors,
   resuming,
   trained,
+  workdirs,
 )
 from udon_jax import run as runs
 from udon_jax.checkpointing import checksums, damage
@@ -22,9 +23,10 @@ from udon_jax.checkpointing import checksums, damage
 STEPS = (3, 6, 9)
 
 
-def set_up():
+def set_up(**changes):
+  config = fakes.changed(**changes)
   with pytest.MonkeyPatch.context() as patch:
-    return training.set_up(fakes.config(), num_devices=1, monkeypatch=patch)
+    return training.set_up(config, num_devices=1, monkeypatch=patch)
 
 
 def noise(tree, seed):
@@ -161,6 +163,31 @@ def test_where_all_are_damaged_nothing_is_started_or_moved(saved, copy):
   with pytest.raises(errors.UserError, match=r"checkpoints/3 is damaged"):
     restore(run, copy)
   assert {p.name for p in (copy / "checkpoints").iterdir()} >= {"3", "6", "9"}
+
+
+@pytest.mark.parametrize(
+  "diverged, rate, expected",
+  [
+    (10, None, 9),  # what the weather did is not done again
+    (10, 1e-5, 6),  # step 10 from the same weights would diverge again
+    (11, 1e-5, 9),
+    (7, 1e-5, 9),  # come past it
+  ],
+)
+def test_after_divergence_other_rates_start_before_the_step_that_led_to_it(
+  saved, copy, diverged, rate, expected
+):
+  _, states, _ = saved
+  changes = {} if rate is None else {"optimizer__learning_rate": rate}
+  workdirs.note_divergence(copy, step=diverged, domain="cars")
+  run = set_up(**changes)
+  if diverged == 7 and rate is not None:  # and nothing may change any more
+    with pytest.raises(errors.UserError, match="learning_rate is"):
+      restore(run, copy)
+    return
+  state, steps = restore(run, copy)
+  assert_is(state, states[expected])
+  assert steps[-1] == expected
 
 
 def test_a_half_written_one_is_no_checkpoint(saved, copy):

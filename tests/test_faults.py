@@ -181,9 +181,6 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(tmp_path):
   with pytest.raises(errors.UserError, match=r"config.seed is 0 there"):
     train(on_one_device(other), tmp_path)
   tame = on_one_device(config(optimizer__learning_rate=1e-4))
-  with pytest.raises(errors.DivergedError):  # the weights are beyond help
-    train(tame, tmp_path)
-  shutil.rmtree(tmp_path / "checkpoints")
   assert train(tame, tmp_path)
   assert not (tmp_path / workdirs.DIVERGED_FILE).exists()
   with pytest.raises(errors.UserError, match=r"learning_rate is 0.0001 there"):

@@ -187,8 +187,9 @@ class Loop:
       name = self._run.layout.names[domain]
       raise errors.DivergedError(
         f"loss or gradient is not finite at step {failed}, domain {name}; the "
-        "last checkpoint is intact: lower config.optimizer.learning_rate or "
-        "set config.optimizer.grad_clip_norm, and run the same command",
+        "checkpoints before it are intact: run the same command with a lower "
+        "config.optimizer.learning_rate or with config.optimizer."
+        "grad_clip_norm; to go further back, delete the newest checkpoints",
         step=int(failed),
         domain=name,
       )

@@ -32,7 +32,9 @@ def restore_or_init(
   """Returns the state that the run starts from.
 
   1. The newest checkpoint of the workdir that is whole; damaged ones that are
-     newer are put aside.
+     newer are put aside. So is that of the step before a divergence, if rates
+     changed since: the next step, with its weights and its images, would
+     diverge whatever the rates.
   2. The newest checkpoint of config.resume_from that is whole.
   3. New parameters, with a backbone from config.pretrained.
   4. New parameters.
@@ -46,7 +48,9 @@ def restore_or_init(
     UserError: the checkpoints are another run's, or all of them are damaged.
   """
   if checkpointer.steps:
-    return _restore_newest(run, checkpointer, workdir)
+    state = _restore_newest(run, checkpointer, workdir)
+    if state is not None:
+      return state
   if run.config.resume_from is not None:
     return _restore_from(run, run.config.resume_from)
   state = run.init_state()
@@ -78,8 +82,16 @@ def restore_best(
       checkpointer.put_aside(step)
 
 
-def _restore_newest(run, checkpointer, workdir) -> State:
-  """Restores from the workdir, after checking that it holds this run."""
+class _DivergesError(Exception):
+  """A checkpoint leads to a divergence, whatever the rates."""
+
+
+def _restore_newest(run, checkpointer, workdir) -> State | None:
+  """Restores from the workdir, after checking that it holds this run.
+
+  Returns:
+    The state; None if the only checkpoint leads to a divergence.
+  """
   diverged = workdirs.read_divergence(workdir)
 
   def restore(step):
@@ -93,11 +105,21 @@ def _restore_newest(run, checkpointer, workdir) -> State:
     workdirs.check_same_data(
       workdir, saved=meta.domains, given=run.meta.domains
     )
+    given = run.meta.config["optimizer"]
+    if diverged == step + 1 and meta.config["optimizer"] != given:
+      raise _DivergesError(
+        f"the checkpoint of step {step} leads to the divergence at step "
+        f"{diverged}, whatever the rates; going back further"
+      )
     return _restore(run, checkpointer, step)
 
-  step, state, damaged = _newest_whole(checkpointer, restore)
-  for other in damaged:
+  found, passed = _newest_whole(checkpointer, restore)
+  for other in passed:
     checkpointer.put_aside(other)
+  if found is None:
+    logger.info("starting anew")
+    return None
+  step, state = found
   logger.info("continuing after step %d", step)
   return state
 
@@ -126,7 +148,9 @@ def _restore_from(run, workdir) -> State:
   with contextlib.closing(
     checkpointing.open_existing(workdir, best=runs.BEST_METRIC)
   ) as checkpointer:
-    step, state, _ = _newest_whole(checkpointer, restore)
+    found, _ = _newest_whole(checkpointer, restore)
+  assert found is not None  # nothing but damage passes a checkpoint
+  step, state = found
   logger.info("starting from step %d of %s", step, workdir)
   return state
 
@@ -139,19 +163,23 @@ def _restore(run, checkpointer, step):
 
 def _newest_whole(
   checkpointer: checkpointing.Checkpointer, restore: Callable[[int], T]
-) -> tuple[int, T, list[int]]:
-  """Returns the newest step that can be restored, and the damaged newer ones.
+) -> tuple[tuple[int, T] | None, list[int]]:
+  """Returns the newest step that can be restored, and the newer ones passed.
+
+  None takes the place of the step if the oldest one leads to a divergence.
 
   Raises:
-    DamagedError: there is none.
+    DamagedError: there is none, as the oldest is damaged.
   """
-  damaged: list[int] = []
+  passed: list[int] = []
   for step in reversed(checkpointer.steps):
     try:
-      return step, restore(step), damaged
+      return (step, restore(step)), passed
     except damage.DamagedError as error:
       if step == checkpointer.steps[0]:
         raise
       logger.warning("%s", error)
-      damaged.append(step)
-  raise AssertionError("there is at least one checkpoint")
+    except _DivergesError as error:
+      logger.warning("%s", error)
+    passed.append(step)
+  return None, passed
