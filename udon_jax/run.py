@@ -99,7 +99,6 @@ def set_up(
   places = train_state.shardings(shapes, mesh)
   logger.info("%s", overview.format_totals(shapes))
   prototype_step = prototypes.make_step(layout, mesh, build.hyper(config))
-
   step_config = build.step_config(config, optimizer)
 
   def make_step(
@@ -131,18 +130,7 @@ def set_up(
     config=config,
     mesh=mesh,
     layout=layout,
-    meta=checkpointing.Meta(
-      config=build.to_json(config),
-      domains=tuple(
-        {
-          "name": source.name,
-          "num_classes": source.num_classes,
-          "num_examples": source.num_examples,
-          "fingerprint": source.fingerprint,
-        }
-        for source in sources
-      ),
-    ),
+    meta=_meta(config, sources),
     num_steps=num_steps,
     frozen_steps=frozen_steps,
     abstract_state=jax.tree.map(
@@ -156,4 +144,22 @@ def set_up(
     optimizer=optimizer,
     count_work=count_work,
     evaluator=build.make_evaluator(config, model, mesh),
+  )
+
+
+def _meta(
+  config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
+) -> checkpointing.Meta:
+  """Returns what a run's checkpoints tell of themselves."""
+  return checkpointing.Meta(
+    config=build.to_json(config),
+    domains=tuple(
+      {
+        "name": source.name,
+        "num_classes": source.num_classes,
+        "num_examples": source.num_examples,
+        "fingerprint": source.fingerprint,
+      }
+      for source in sources
+    ),
   )
