@@ -401,11 +401,11 @@ def edit(split, change):
   return break_info
 
 
-def each(break_file):
-  """Returns what breaks every record file of a domain."""
+def each(break_file, split="*"):
+  """Returns what breaks every record file of a domain, or of one split."""
 
   def break_records(cars):
-    for file in sorted(cars.glob("*/*.tfrecord*")):
+    for file in sorted(cars.glob(f"{split}/*.tfrecord*")):
       if file.suffix != ".npy":
         break_file(file)
 
@@ -498,11 +498,13 @@ def folder(tmp_path_factory):
   for broken, break_file in (
     ("cut", cut),
     ("folder", make_folder),
-    ("flipped", flip_in_each_record),
     ("jpeg", tear_images),
     ("offsets", move_offsets),
   ):
     write_broken(folder, broken, break_records=each(break_file))
+  write_broken(
+    folder, "flipped", break_records=each(flip_in_each_record, "train")
+  )
   return folder
 
 
