@@ -1,7 +1,8 @@
 """What every command line shares: flags, logging, errors and exit codes.
 
 Exit codes: 0 done; 1 a check found something; 2 bad usage, config or data;
-3 training diverged; 143 stopped by SIGTERM after saving.
+3 training diverged; 143 stopped by SIGTERM or Ctrl-C, after saving what there
+is to save.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ def run(
     _fail(_one_line(error), EXIT_DIVERGED)
   except errors.StoppedError as error:
     _fail(_one_line(error), EXIT_STOPPED)
+  except KeyboardInterrupt:
+    _fail("interrupted", EXIT_STOPPED)
   sys.exit(0)
 
 

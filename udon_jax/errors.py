@@ -28,8 +28,11 @@ class DivergedError(RuntimeError):
     self.step, self.domain = step, domain
 
 
-class StoppedError(RuntimeError):
+class StoppedError(BaseException):
   """The run was asked to stop, saved its state, and continues when run again.
+
+  No `Exception`, as it comes where the signal does: whoever handles failures
+  must not take it for one.
 
   The command lines print the message and exit with 143.
   """

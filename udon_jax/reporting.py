@@ -1,6 +1,7 @@
 """The files of a run: written at once, and read again."""
 
 from collections.abc import Mapping
+import contextlib
 import json
 import math
 import os
@@ -23,7 +24,13 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
   """Replaces a file at once, so that no reader sees half of it."""
   path = epath.Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text)
+  with temporary.open("w") as file:
+    file.write(text)
+    file.flush()
+    # Or a crash of the machine may leave an empty file in its place; a remote
+    # file cannot be asked to.
+    with contextlib.suppress(OSError, AttributeError):
+      os.fsync(file.fileno())
   temporary.replace(path)
 
 

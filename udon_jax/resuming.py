@@ -72,7 +72,11 @@ def restore_best(
   """
   while True:
     step = checkpointer.best_step
-    assert step is not None  # the last step has been validated
+    if step is None:  # though the last step has been validated
+      raise damage.DamagedError(
+        "all checkpoints with a validation are damaged; run the same command: "
+        "it goes back to one without"
+      )
     try:
       return step, checkpointer.restore_params(step, run.abstract_state.params)
     except damage.DamagedError as error:

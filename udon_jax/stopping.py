@@ -35,12 +35,18 @@ class StopRequest:
 
   @contextlib.contextmanager
   def deferred(self) -> Iterator[None]:
-    """Leaves it to its body to look at requests, and to save."""
+    """Leaves it to its body to look at requests, and to save.
+
+    Raises:
+      StoppedError: at its end, if the body did not see the last request.
+    """
     self._deferred = True
     try:
       yield
     finally:
       self._deferred = False
+    if self.requested:
+      raise errors.StoppedError(self.message)
 
 
 @contextlib.contextmanager

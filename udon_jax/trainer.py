@@ -70,9 +70,9 @@ def train(
           f"config.resume_from={config.resume_from} is at step {start} "
           "already; set config.num_train_steps or config.num_epochs beyond it"
         )
-      if (workdir / reporting.RESULTS_FILE).exists():
+      if (results := _read_results(workdir)) is not None:
         logger.info("the run is done; nothing to do")
-        return _report(reporting.read_json(workdir / reporting.RESULTS_FILE))
+        return _report(results)
     else:  # what is wrong with the validation is not found hours later
       protocol.check_positives(tasks["val"]())
     results = _train_and_test(
@@ -119,8 +119,8 @@ def _train_and_test(
     results, chosen = training.test(checkpointer)
     if is_main:  # before the writers close, which may wait for a network
       workdirs.forget_divergence(workdir)
-      reporting.write_json(workdir / reporting.EXAMPLES_FILE, chosen)
       reporting.write_json(workdir / reporting.RESULTS_FILE, results)
+      reporting.write_json(workdir / reporting.EXAMPLES_FILE, chosen)
   return results
 
 
@@ -136,6 +136,19 @@ def _describe(run: runs.Run, workdir: epath.Path) -> None:
       "num_parameters": overview.num_parameters(run.abstract_state),
     },
   )
+
+
+def _read_results(workdir: epath.Path) -> dict[str, Any] | None:
+  """Returns the results of a run that is done, None if it is not.
+
+  The examples are the mark of the final test: results may be an evaluation's.
+  """
+  if not (workdir / reporting.EXAMPLES_FILE).exists():
+    return None
+  try:
+    return reporting.read_json(workdir / reporting.RESULTS_FILE)
+  except (FileNotFoundError, ValueError):
+    return None
 
 
 def _report(results: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fcntl
+import logging
 import os
 import pathlib
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from etils import epath
 
 from udon_jax import errors, reporting
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 DIVERGED_FILE = "diverged.json"
@@ -65,12 +68,14 @@ def lock(workdir: epath.PathLike, *, name: str | None = None) -> Iterator[None]:
   with (pathlib.Path(workdir) / LOCK_FILE).open("a+") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       file.seek(0)
       raise errors.UserError(
         f"{name or f'--workdir={workdir}'} is used by process "
         f"{file.read().strip()}; wait for it, stop it, or choose another folder"
       ) from error
+    except OSError as error:  # some file systems have no locks
+      logger.warning("%s cannot be locked (%s)", workdir, error)
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -158,7 +163,14 @@ def note_divergence(workdir: epath.PathLike, *, step: int, domain: str) -> None:
 def read_divergence(workdir: epath.PathLike) -> int | None:
   """Returns the step at which the run last diverged, if it did."""
   path = epath.Path(workdir) / DIVERGED_FILE
-  return reporting.read_json(path)["step"] if path.exists() else None
+  try:
+    return int(reporting.read_json(path)["step"])
+  except FileNotFoundError:
+    return None
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(
+      f"{path} is damaged ({error}); delete it to go on with the run's config"
+    ) from error
 
 
 def forget_divergence(workdir: epath.PathLike) -> None:

@@ -75,7 +75,9 @@ class Checkpointer:
     """
     self._workdir = epath.Path(workdir).resolve()
     self._folder = self._workdir / FOLDER
-    for step, error in damage.find_unreadable_json(self._folder, _METRICS):
+    for step, error in damage.find_unreadable_metrics(
+      self._folder, _METRICS, key=best
+    ):
       if read_only:
         raise error
       logger.warning("%s", error)

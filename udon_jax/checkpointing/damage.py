@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import errno
 import json
 import logging
 
@@ -9,6 +10,7 @@ from etils import epath
 import jax
 
 from udon_jax import errors
+from udon_jax.checkpointing import checksums
 
 logger = logging.getLogger(__name__)
 
@@ -33,36 +35,60 @@ def named(checkpoint: epath.Path, *, others: Sequence[int]) -> Iterator[None]:
 
   Damaged files surface as errors of many kinds: of JSON, of compression, of
   files that are missing, of keys and shapes that do not fit.
+
+  Raises:
+    DamagedError: the checkpoint is damaged.
+    UserError: it cannot be reached, which may pass.
   """
   try:
     yield
   except (DamagedError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as caught:
+    if isinstance(caught, OSError) and not _is_lasting(caught):
+      raise errors.UserError(
+        f"{checkpoint} cannot be read ({caught}); see to the disk or the "
+        "network and run the same command"
+      ) from caught
     reason = " ".join(f"{type(caught).__name__}: {caught}".split())
     raise error(checkpoint, reason[:200], others=others) from caught
 
 
-def find_unreadable_json(
-  folder: epath.Path, name: str
-) -> list[tuple[int, DamagedError]]:
-  """Returns the checkpoints of a folder whose `name/name` is no JSON object.
+def _is_lasting(caught: OSError) -> bool:
+  """Whether an error is of files that are lost, and not of how they are read.
 
-  A checkpoint need not have the file.
+  EIO is what a disk says of sectors that it has lost.
+  """
+  lost = FileNotFoundError, NotADirectoryError, IsADirectoryError
+  return isinstance(caught, lost) or caught.errno == errno.EIO
+
+
+def find_unreadable_metrics(
+  folder: epath.Path, name: str, *, key: str
+) -> list[tuple[int, DamagedError]]:
+  """Returns the checkpoints of a folder whose metrics are damaged.
+
+  A checkpoint need not have any.
+
+  Args:
+    folder: of the checkpoints.
+    name: metrics are the JSON object in the file `name/name` of a checkpoint.
+    key: of the number that they must have.
   """
   if not folder.is_dir():
     return []
   steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
   found = []
   for step in steps:
-    file = folder / str(step) / name / name
+    part = folder / str(step) / name
+    others = [s for s in steps if s != step]
     try:
-      if file.exists() and not isinstance(json.loads(file.read_text()), dict):
-        raise ValueError("no JSON object")
-    except (OSError, ValueError) as caught:
-      others = [s for s in steps if s != step]
-      reason = f"{name}: {caught}"
-      found.append((step, error(folder / str(step), reason, others=others)))
+      with named(folder / str(step), others=others):
+        if part.exists():
+          checksums.verify(part)
+          float(json.loads((part / name).read_text())[key])
+    except DamagedError as caught:
+      found.append((step, caught))
   return found
 
 

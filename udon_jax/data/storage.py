@@ -1,6 +1,7 @@
 """Reading pieces of files at any place, local or remote, by several threads."""
 
 from collections.abc import Sequence
+import contextlib
 import os
 import threading
 
@@ -31,7 +32,10 @@ class PieceReader:
     """Reads through a stream of this thread's own."""
     streams = self._remote.__dict__.setdefault("streams", {})
     if number not in streams:
-      streams[number] = self._files[number].open("rb")
+      opened = contextlib.ExitStack().enter_context(
+        self._files[number].open("rb")
+      )
+      streams[number] = opened
     streams[number].seek(start)
     return streams[number].read(length)
 

@@ -81,7 +81,8 @@ class JsonLines:
     """
     path = workdir / reporting.METRICS_FILE
     _cut(path, step)
-    self._file = path.open("a")
+    self._open = contextlib.ExitStack()
+    self._file = self._open.enter_context(path.open("a"))
 
   def write(self, record: Record) -> None:
     """Appends a line."""
@@ -90,13 +91,14 @@ class JsonLines:
 
   def sync(self) -> None:
     """Waits until the lines would outlive a crash of the machine."""
-    with contextlib.suppress(OSError):  # a remote file cannot be asked to
+    # A remote file cannot be asked to.
+    with contextlib.suppress(OSError, AttributeError):
       os.fsync(self._file.fileno())
 
   def close(self, *, failed: bool) -> None:
     """Closes the file."""
     del failed
-    self._file.close()
+    self._open.close()
 
 
 class TensorBoard:
@@ -193,8 +195,9 @@ class Writer:
 
   def close(self, *, failed: bool = False) -> None:
     """Writes what is buffered; `failed` tells that an error ended the run."""
-    for sink in self._sinks:
-      sink.close(failed=failed)
+    with contextlib.ExitStack() as stack:  # all, even if one of them fails
+      for sink in reversed(self._sinks):
+        stack.callback(sink.close, failed=failed)
 
   def _write(self, record):
     for sink in self._sinks:
