@@ -1,6 +1,7 @@
 """Damaged checkpoints are named, put aside and never used."""
 
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -110,6 +111,9 @@ DAMAGES = {
   "meta changed": lambda c: (c / "meta" / "metadata").write_text(
     (c / "meta" / "metadata").read_text().replace('"seed": 0', '"seed": 1')
   ),
+  "a digit of the metrics changed": lambda c: (
+    c / "metrics" / "metrics"
+  ).write_text((c / "metrics" / "metrics").read_text().replace("0.9", "0.8")),
   "metrics are no JSON": lambda c: (c / "metrics" / "metrics").write_text("{"),
   "all files empty": lambda c: [p.write_bytes(b"") for p in files(c)],
   "empty folder": lambda c: (shutil.rmtree(c), c.mkdir()),
@@ -145,6 +149,44 @@ def test_any_flipped_bit_is_noticed_or_without_effect(saved, copy):
     assert_is(state, states[steps[-1]])
     noticed += steps[-1] == 6
   assert noticed
+
+
+@pytest.mark.parametrize(
+  "fault, expected",
+  [
+    (OSError(errno.ESTALE, "stale"), errors.UserError),
+    (PermissionError(errno.EACCES, "denied"), errors.UserError),
+    (errors.StoppedError("stopped"), errors.StoppedError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
+  ],
+)
+def test_what_passes_is_no_damage(saved, copy, fault, expected, monkeypatch):
+  """A network that fails or a signal while a checkpoint is read."""
+
+  def fail(_):
+    raise fault
+
+  run, states, _ = saved
+  with monkeypatch.context() as patch:
+    patch.setattr(checksums, "_of_file", fail)
+    with pytest.raises(expected) as caught:
+      restore(run, copy)
+  assert not isinstance(caught.value, damage.DamagedError)
+  assert not (copy / damage.FOLDER).exists()
+  assert_is(restore(run, copy)[0], states[9])
+
+
+def test_a_sector_that_is_lost_is_damage(saved, copy, monkeypatch):
+  run, states, _ = saved
+  read = checksums._of_file
+
+  def fail(path):
+    if "/9/params/" in str(path):
+      raise OSError(errno.EIO, "Input/output error")
+    return read(path)
+
+  monkeypatch.setattr(checksums, "_of_file", fail)
+  assert_is(restore(run, copy)[0], states[6])
 
 
 def test_two_damaged_ones_are_passed(saved, copy):
@@ -208,6 +250,17 @@ def test_the_best_but_for_damaged_ones_is_tested(saved, copy):
     step, params = resuming.restore_best(run, checkpointer)
     assert step == checkpointer.best_step == 6
   assert_is(params, states[6].params)
+
+
+def test_where_all_validated_ones_are_damaged_it_is_said(saved, copy):
+  run, _, _ = saved
+  for step in (3, 9):
+    DAMAGES["flipped bit in arrays"](copy / "checkpoints" / str(step))
+  shutil.rmtree(copy / "checkpoints" / "6" / "metrics")
+  with open_folder(copy) as checkpointer:
+    with pytest.raises(damage.DamagedError, match="run the same command"):
+      resuming.restore_best(run, checkpointer)
+    assert checkpointer.steps == [6]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

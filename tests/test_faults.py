@@ -167,6 +167,37 @@ def test_a_clock_that_jumps_changes_nothing(compiled, whole, tmp_path):
   assert all(0 < seconds < 1e3 for seconds in times)
 
 
+# What others leave in the workdir.
+
+
+def test_results_of_an_evaluation_are_not_those_of_the_run(
+  compiled, whole, tmp_path
+):
+  """They may lie there when training is killed before its own test."""
+  workdir = tmp_path / "copy"
+  shutil.copytree(whole[0], workdir)
+  (workdir / "examples.json").unlink()
+  for text in ("{}", "", "{torn"):
+    (workdir / "results.json").write_text(text)
+    assert train(compiled, workdir) == whole[1]
+    assert reporting.read_json(workdir / "results.json") == whole[1]
+    assert lines(workdir) == lines(whole[0])
+    (workdir / "examples.json").unlink()
+  assert train(compiled, workdir) == whole[1]
+  (workdir / "results.json").write_text("")  # what a crash may leave
+  assert train(compiled, workdir) == whole[1]
+
+
+def test_a_note_of_divergence_that_is_torn_is_named(tmp_path):
+  assert workdirs.read_divergence(tmp_path) is None
+  workdirs.note_divergence(tmp_path, step=7, domain="cars")
+  assert workdirs.read_divergence(tmp_path) == 7
+  for text in ("", "{}", '{"step": null}'):
+    (tmp_path / workdirs.DIVERGED_FILE).write_text(text)
+    with pytest.raises(errors.UserError, match=r"diverged.json.*delete it"):
+      workdirs.read_divergence(tmp_path)
+
+
 # Divergence.
 
 

@@ -1,6 +1,8 @@
 """A workdir belongs to one process at a time, and to one run."""
 
 import copy
+import errno
+import fcntl
 import multiprocessing
 import os
 
@@ -99,6 +101,16 @@ def test_a_second_process_is_refused(tmp_path):
   release.set()
   process.join(60)
   with workdirs.lock(tmp_path):  # free again
+    assert (tmp_path / workdirs.LOCK_FILE).read_text() == str(os.getpid())
+
+
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+
+  def unknown(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+  monkeypatch.setattr(fcntl, "flock", unknown)
+  with workdirs.lock(tmp_path):
     assert (tmp_path / workdirs.LOCK_FILE).read_text() == str(os.getpid())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import pathlib
 import types
 
 import pytest
@@ -179,3 +180,45 @@ def test_a_sink_that_refuses_leaves_the_files_alone(tmp_path):
   with pytest.raises(errors.UserError):
     open_writer(tmp_path, step=10, others=[refuse])
   assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class RemoteFolder(pathlib.PurePosixPath):
+  """A folder whose files open as those of object stores do in etils."""
+
+  local: pathlib.Path
+
+  def __truediv__(self, name):
+    path = type(self)(name)
+    path.local = self.local / name
+    return path
+
+  def exists(self):
+    return self.local.exists()
+
+  @contextlib.contextmanager
+  def open(self, mode):
+    with self.local.open(mode) as file:  # a writer without a descriptor
+      yield types.SimpleNamespace(write=file.write, flush=file.flush)
+
+
+def test_lines_go_to_files_that_open_as_contexts(tmp_path):
+  folder = RemoteFolder("gs:/bucket")
+  folder.local = tmp_path
+  lines = writers.JsonLines(folder, 0)
+  lines.write(writers.Record(3, {"a": 1.0}))
+  lines.sync()
+  lines.close(failed=False)
+  assert json.loads(raw(tmp_path)) == {"step": 3, "a": 1.0}
+
+
+def test_all_sinks_are_closed_if_one_fails(tmp_path):
+  class Failing(Remembered):
+    def close(self, *, failed):
+      super().close(failed=failed)
+      raise OSError("no room")
+
+  sinks = [Failing(tmp_path, 0), Remembered(tmp_path, 0)]
+  writer = open_writer(tmp_path, others=[lambda *_, s=s: s for s in sinks])
+  with pytest.raises(OSError, match="no room"):
+    writer.close()
+  assert [sink.told[-1] for sink in sinks] == [False, False]
