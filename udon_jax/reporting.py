@@ -1,7 +1,7 @@
 """The files of a run: written at once, and read again."""
 
 from collections.abc import Mapping
-import contextlib
+import io
 import json
 import math
 import os
@@ -26,12 +26,21 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   with temporary.open("w") as file:
     file.write(text)
-    file.flush()
-    # Or a crash of the machine may leave an empty file in its place; a remote
-    # file cannot be asked to.
-    with contextlib.suppress(OSError, AttributeError):
-      os.fsync(file.fileno())
+    sync(file)  # or a crash of the machine may leave an empty file
   temporary.replace(path)
+
+
+def sync(file: Any) -> None:
+  """Waits until what was written to a file would outlive a crash.
+
+  Only local files can be asked to.
+  """
+  file.flush()
+  try:
+    descriptor = file.fileno()
+  except (AttributeError, io.UnsupportedOperation):
+    return
+  os.fsync(descriptor)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -91,9 +91,7 @@ class JsonLines:
 
   def sync(self) -> None:
     """Waits until the lines would outlive a crash of the machine."""
-    # A remote file cannot be asked to.
-    with contextlib.suppress(OSError, AttributeError):
-      os.fsync(self._file.fileno())
+    reporting.sync(self._file)
 
   def close(self, *, failed: bool) -> None:
     """Closes the file."""
