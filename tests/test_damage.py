@@ -198,10 +198,11 @@ def test_two_damaged_ones_are_passed(saved, copy):
   assert steps == [3]
 
 
-def test_where_all_are_damaged_nothing_is_started_or_moved(saved, copy):
+@pytest.mark.parametrize("kind", ["arrays missing", "metrics are no JSON"])
+def test_where_all_are_damaged_nothing_is_started_or_moved(saved, copy, kind):
   run, _, _ = saved
   for step in STEPS:
-    DAMAGES["arrays missing"](copy / "checkpoints" / str(step))
+    DAMAGES[kind](copy / "checkpoints" / str(step))
   with pytest.raises(errors.UserError, match=r"checkpoints/3 is damaged"):
     restore(run, copy)
   assert {p.name for p in (copy / "checkpoints").iterdir()} >= {"3", "6", "9"}

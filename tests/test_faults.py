@@ -112,6 +112,31 @@ def test_where_data_vanishes_the_steps_before_are_saved(
   assert lines(tmp_path) == lines(whole[0])
 
 
+def test_where_data_vanishes_at_the_start_of_a_window(
+  compiled, whole, tmp_path
+):
+  """The window is planned when the step before is saved, and once more."""
+  late = dataclasses.replace(compiled, config=config(eval_every=12))
+  taken = []
+  sources = [
+    Vanishing(name, late.config.batch_size, taken=taken, last=6)
+    for name in late.config.domains
+  ]
+  with pytest.raises(errors.UserError, match=r"tfrecord cannot be read any"):
+    train(late, tmp_path, sources=sources)
+  assert steps(tmp_path)[-1] == 6 == late.config.sampler.update_every
+  train(late, tmp_path)
+
+  def learned(workdir):
+    return [
+      x
+      for x in lines(workdir)
+      if not any(k.startswith(("val/", "test/")) for k in x)
+    ]
+
+  assert learned(tmp_path) == learned(whole[0])
+
+
 def test_where_data_vanishes_in_a_validation_it_is_done_again(
   compiled, whole, tmp_path
 ):

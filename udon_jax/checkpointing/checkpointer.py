@@ -71,14 +71,14 @@ class Checkpointer:
 
     Raises:
       DamagedError: the metrics of a checkpoint are damaged, and the folder is
-        read only; otherwise that checkpoint is put aside.
+        read only or has no other; otherwise that checkpoint is put aside.
     """
     self._workdir = epath.Path(workdir).resolve()
     self._folder = self._workdir / FOLDER
-    for step, error in damage.find_unreadable_metrics(
-      self._folder, _METRICS, key=best
-    ):
-      if read_only:
+    damaged = damage.find_unreadable_metrics(self._folder, _METRICS, key=best)
+    all_damaged = len(damaged) == len(damage.find_steps(self._folder))
+    for step, error in damaged:
+      if read_only or all_damaged:
         raise error
       logger.warning("%s", error)
       damage.put_aside(self._folder / str(step), self._workdir)

@@ -63,6 +63,13 @@ def _is_lasting(caught: OSError) -> bool:
   return isinstance(caught, lost) or caught.errno == errno.EIO
 
 
+def find_steps(folder: epath.Path) -> list[int]:
+  """Returns the steps whose checkpoints lie in a folder, damaged or not."""
+  if not folder.is_dir():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
 def find_unreadable_metrics(
   folder: epath.Path, name: str, *, key: str
 ) -> list[tuple[int, DamagedError]]:
@@ -75,10 +82,8 @@ def find_unreadable_metrics(
     name: metrics are the JSON object in the file `name/name` of a checkpoint.
     key: of the number that they must have.
   """
-  if not folder.is_dir():
-    return []
-  steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
   found = []
+  steps = find_steps(folder)
   for step in steps:
     part = folder / str(step) / name
     others = [s for s in steps if s != step]
