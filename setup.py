@@ -25,6 +25,9 @@ CORE = [
   "jaxtyping>=0.3.2",
   "tensorboard>=2.19,<3",
   "ijson>=3.3",
+  "scipy>=1.13",
+  "safetensors>=0.5",
+  "msgpack>=1.0.8",
 ]
 DATA = [
   "tensorflow-cpu>=2.19,<2.22; sys_platform != 'darwin'",
@@ -48,6 +51,8 @@ TEST = [
   "nbclient>=0.10",
   "ipykernel>=6.29",
 ]
+# The originals that readers of weights are compared with.
+PARITY = [*TEST, "torch>=2.9", "transformers>=5.0", "timm>=1.0.20"]
 DEV = [*TEST, "ruff==0.17.6", "mypy==2.4.1", "pre-commit>=4.0"]
 
 setuptools.setup(
@@ -71,6 +76,7 @@ setuptools.setup(
     "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
     "cuda": [JAX.replace("jax", "jax[cuda13]", 1)],
     "test": TEST,
+    "parity": PARITY,
     "dev": DEV,
   },
 )

@@ -6,7 +6,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from udon_jax.models import udon, vit
+from udon_jax.models import architecture, udon, vit
 
 FOLDER = pathlib.Path(__file__).parent / "golden" / "official"
 DOMAINS = ("food2k", "cars", "sop", "inshop", "inat", "met", "gldv2", "rp2k")
@@ -27,7 +27,7 @@ def model():
   """Returns the tiny model of the golden files."""
   return udon.Udon(
     backbone=vit.ViT(
-      patch_size=16, width=64, depth=2, num_heads=2, mlp_dim=128
+      architecture.parse("vit_16", width=64, depth=2, num_heads=2, mlp_dim=128)
     ),
     num_domains=len(DOMAINS),
     teacher_dim=256,

@@ -1,10 +1,7 @@
-"""Checkpoints on any mesh, what is kept, and weights from elsewhere."""
+"""Checkpoints on any mesh, and what is kept of them."""
 
 import contextlib
-import io
-import zipfile
 
-import flax
 import jax
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from udon_jax import (
   resuming,
 )
 from udon_jax import run as runs
-from udon_jax.pretrained import augreg
 
 BEST = runs.BEST_METRIC
 MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8), "1x1": (1, 1)}
@@ -212,162 +208,3 @@ def test_another_model_or_other_domains_are_named(
 ):
   with pytest.raises(errors.UserError, match=words):
     restore_from(folder, set_up("1x1", **changes), tmp_path)
-
-
-# Weights from outside.
-
-
-def backbone():
-  """Returns the shapes of the tiny backbone."""
-  return set_up("1x1").abstract_state.params["backbone"]
-
-
-def official_arrays(params, rng):
-  """Returns a file's arrays under AugReg's names, one a block."""
-  arrays = {"head/kernel": np.zeros((32, 10), np.float32)}
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
-  for name, leaf in flat.items():
-    value = rng.normal(size=leaf.shape).astype(np.float32)
-    prefix, block, inner = name.partition("encoderblock/")
-    if not block:
-      arrays[name] = value
-      continue
-    for i, part in enumerate(value):
-      arrays[f"{prefix}encoderblock_{i}/{inner}"] = part
-  return arrays
-
-
-@pytest.fixture
-def official():
-  return official_arrays(backbone(), np.random.default_rng(0))
-
-
-def write(folder, arrays):
-  path = folder / "S_16.npz"
-  np.savez(path, **arrays)
-  return path
-
-
-def test_augreg_names_are_those_of_the_official_files(official):
-  inner = {
-    f"{norm}/{leaf}"
-    for norm in ("LayerNorm_0", "LayerNorm_2")
-    for leaf in ("bias", "scale")
-  }
-  inner |= {
-    f"{layer}/{leaf}"
-    for layer in (
-      "MlpBlock_3/Dense_0",
-      "MlpBlock_3/Dense_1",
-      *(
-        f"MultiHeadDotProductAttention_1/{part}"
-        for part in ("query", "key", "value", "out")
-      ),
-    )
-    for leaf in ("bias", "kernel")
-  }
-  assert set(official) == {
-    "head/kernel",
-    "cls",
-    "embedding/bias",
-    "embedding/kernel",
-    "Transformer/encoder_norm/bias",
-    "Transformer/encoder_norm/scale",
-    "Transformer/posembed_input/pos_embedding",
-    *(f"Transformer/encoderblock_{i}/{x}" for i in range(2) for x in inner),
-  }
-
-
-def test_augreg_blocks_are_stacked(official, tmp_path):
-  params = augreg.load(write(tmp_path, official), backbone())
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
-  for name, value in flat.items():
-    prefix, block, inner = name.partition("encoderblock/")
-    if not block:
-      np.testing.assert_array_equal(value, official[name])
-      continue
-    for i, part in enumerate(value):
-      key = f"{prefix}encoderblock_{i}/{inner}"
-      np.testing.assert_array_equal(part, official[key])
-
-
-def test_pretrained_replaces_the_backbone_alone(official, tmp_path):
-  before = noise(set_up("2x4").abstract_state.params)
-  after = build.load_pretrained(f"augreg:{write(tmp_path, official)}", before)
-  for name in ("student_projection", "teacher_projection"):
-    assert_equal(after[name], before[name])
-  np.testing.assert_array_equal(
-    after["backbone"]["embedding"]["kernel"], official["embedding/kernel"]
-  )
-  jax.tree.map(
-    lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or 1 / 0,
-    after,
-    before,
-  )
-
-
-@pytest.mark.parametrize("spec", ["augreg", "augreg:", "clip:x", "x.npz"])
-def test_pretrained_needs_a_kind_and_a_path(spec):
-  with pytest.raises(errors.UserError, match=r"config.pretrained=.*KIND:PATH"):
-    build.load_pretrained(spec, {"backbone": {}})
-
-
-def test_a_missing_parameter_is_named(official, tmp_path):
-  del official["Transformer/encoderblock_1/LayerNorm_2/scale"]
-  with pytest.raises(
-    errors.UserError, match=r"S_16.npz lacks .*encoderblock_1/LayerNorm_2/scale"
-  ):
-    augreg.load(write(tmp_path, official), backbone())
-
-
-def test_another_shape_is_named(official, tmp_path):
-  key = "Transformer/posembed_input/pos_embedding"
-  official[key] = np.zeros((1, 197, 32), np.float32)
-  with pytest.raises(
-    errors.UserError, match=r"S_16.npz has .*\(1, 197, 32\).*crop_size"
-  ):
-    augreg.load(write(tmp_path, official), backbone())
-
-
-def test_blocks_of_another_width_are_named(official, tmp_path):
-  key = "Transformer/encoderblock_1/LayerNorm_2/scale"
-  official[key] = np.zeros(48, np.float32)
-  with pytest.raises(errors.UserError, match=r"S_16.npz.*LayerNorm_2/scale"):
-    augreg.load(write(tmp_path, official), backbone())
-
-
-@pytest.mark.parametrize("contents", [b"", b"no zip", b"PK\x03\x04 torn"])
-def test_a_file_that_is_no_npz_is_named(tmp_path, contents):
-  path = tmp_path / "weights.npz"
-  path.write_bytes(contents)
-  with pytest.raises(errors.UserError, match=r"weights.npz cannot be read"):
-    augreg.load(path, backbone())
-
-
-def test_a_missing_file_is_named(tmp_path):
-  with pytest.raises(errors.UserError, match=r"none.npz cannot be read"):
-    augreg.load(tmp_path / "none.npz", backbone())
-
-
-class Bomb:
-  def __reduce__(self):
-    return (exec, ("raise SystemExit('executed')",))
-
-
-def test_nothing_in_a_file_is_executed(official, tmp_path):
-  """Arrays of objects are pickles, which can run anything."""
-  path = write(tmp_path, official)
-  pickled = io.BytesIO()
-  np.save(pickled, np.asarray([Bomb()], object), allow_pickle=True)
-  with zipfile.ZipFile(path, "a") as file:
-    file.writestr("evil.npy", pickled.getvalue())
-  with pytest.raises(errors.UserError, match=r"S_16.npz cannot be read"):
-    augreg.load(path, backbone())
-
-
-@pytest.mark.parametrize("array", [np.asarray([Bomb()], object), np.ones(3)])
-def test_a_bare_array_is_refused(tmp_path, array):
-  path = tmp_path / "vit_b16.npy"
-  np.save(path, array, allow_pickle=True)
-  with pytest.raises(errors.UserError, match=r"vit_b16.npy cannot be read"):
-    augreg.load(path, backbone())

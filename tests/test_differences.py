@@ -6,7 +6,6 @@ to one room are tested beside it, the others here.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests import fakes, training
 from udon_jax import errors
 from udon_jax import loop as loops
-from udon_jax.pretrained import augreg
+from udon_jax.pretrained import kinds
 
 
 def test_frozen_for_exactly_the_frozen_steps():
@@ -49,6 +48,5 @@ def test_teachers_are_found_by_name():
 def test_pickles_are_refused(tmp_path):
   path = tmp_path / "weights.npz"
   np.savez(path, cls=np.asarray([{"a": 1}], dtype=object))
-  wanted = {"cls": jax.ShapeDtypeStruct((1, 1, 4), "float32")}
   with pytest.raises(errors.UserError, match=r"config\.pretrained"):
-    augreg.load(path, wanted)
+    kinds.open_weights(f"augreg:{path}")

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 import pytest
 
 from udon_jax import flops, partitioning
-from udon_jax.models import registry
+from udon_jax.models import architecture, registry
 
 
 def shape(*dims):
@@ -99,7 +99,7 @@ def vit_flops(size, *, patch, width, depth, mlp):
 def make_vit(name, size, **options):
   """Returns the forward pass, and shapes of its arguments."""
   model = registry.get_backbone(
-    name,
+    architecture.parse(name),
     image_size=size,
     **{
       "dtype": "float32",

@@ -12,7 +12,7 @@ import pytest
 from tests import fakes
 from tests.oracles import vit as oracle
 from udon_jax import build, errors
-from udon_jax.models import heads, registry, vit
+from udon_jax.models import architecture, heads, registry, vit
 
 # Parameters of the backbone without a head, 224 pixels (timm's numbers for
 # vit_*_patch16_224 less the head; l: arXiv 2010.11929).
@@ -33,7 +33,8 @@ def backbone(name, *, image_size=224, **changes):
     "unroll": 1,
     **changes,
   }
-  return registry.get_backbone(name, image_size=image_size, **options)
+  arch = architecture.parse(name)
+  return registry.get_backbone(arch, image_size=image_size, **options)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -107,18 +108,14 @@ def in_float64(tree):
 def test_attention_and_blocks_are_those_of_numpy(tiny):
   """Float64 on both sides, but for the softmax, which JAX does in float32."""
   model, params = tiny
-  width = model.backbone.width
+  width = model.backbone.arch.width
   with jax.enable_x64(True):
     params = jax.tree.map(
       lambda x: jnp.asarray(x, jnp.float64), params["backbone"]
     )
     block = oracle.take(params["Transformer"]["encoderblock"], 1)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, width)))
-    module = vit.EncoderBlock(
-      num_heads=model.backbone.num_heads,
-      mlp_dim=model.backbone.mlp_dim,
-      dtype=jnp.float64,
-    )
+    module = vit.EncoderBlock(model.backbone.arch, jnp.float64)
     ours, _ = module.apply({"params": block}, x, None)
     expected = [oracle.block(row, in_float64(block)) for row in np.asarray(x)]
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
@@ -259,7 +256,7 @@ def test_the_first_block_drops_nothing_and_the_last_the_full_share(tiny):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
 def test_dropping_keeps_the_mean_of_a_branch(rate):
-  block = vit.EncoderBlock(num_heads=1, mlp_dim=1, dtype=jnp.float32)
+  block = vit.EncoderBlock(architecture.parse("vit_mu8"), jnp.float32)
   branch = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)))
 
   def drop(key):

@@ -8,7 +8,7 @@ import pytest
 from tests import fakes
 from udon_jax import errors, partitioning
 from udon_jax import run as runs
-from udon_jax.models import registry
+from udon_jax.models import architecture
 
 SHAPES = {(-1, 1): (8, 1), (1, -1): (1, 8), (2, -1): (2, 4), (-1, 4): (2, 4)}
 
@@ -67,7 +67,7 @@ def test_a_batch_that_splits_passes():
   partitioning.check_batch_size("key", 24, mesh_of(2, 4))
 
 
-@pytest.mark.parametrize("size", registry.SIZES)
+@pytest.mark.parametrize("size", architecture.SIZES)
 @pytest.mark.parametrize("hidden", [(), (64,), (64, 128)])
 def test_kernels_of_every_model_are_cut_and_moments_lie_beside_them(
   size, hidden

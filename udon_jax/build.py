@@ -22,12 +22,20 @@ from udon_jax import (
   prototypes,
   train_step,
 )
-from udon_jax.models import registry, udon
-from udon_jax.pretrained import augreg
+from udon_jax.models import architecture, registry, udon
+from udon_jax.pretrained import kinds, weights
 
 Config: TypeAlias = ml_collections.ConfigDict
-# Readers of config.pretrained, by kind.
-PRETRAINED = {"augreg": augreg.load}
+# Fields of an architecture that config.model may set.
+_OVERRIDES = (
+  "width",
+  "depth",
+  "num_heads",
+  "mlp_dim",
+  "activation",
+  "norm_eps",
+  "num_registers",
+)
 
 
 def mesh(config: Config) -> Mesh:
@@ -60,11 +68,24 @@ def eval_mesh(config: Config, *, key: str = "config.eval.batch_size") -> Mesh:
   return result
 
 
+def arch(config: Config) -> architecture.Architecture:
+  """Returns the architecture of the backbone."""
+  return architecture.parse(
+    config.model.name, **{key: config.model[key] for key in _OVERRIDES}
+  )
+
+
 def model(config: Config, num_domains: int) -> udon.Udon:
-  """Returns the module."""
+  """Returns the module.
+
+  Args:
+    config: the config; with config.model.student_dim=0 there is no student.
+    num_domains: number of teachers; 0 for none.
+  """
+  family = architecture.family(config.model.name)
   return udon.Udon(
     backbone=registry.get_backbone(
-      config.model.name,
+      arch(config),
       image_size=config.data.crop_size,
       dtype=config.model.dtype,
       stochastic_depth=config.model.stochastic_depth,
@@ -76,8 +97,8 @@ def model(config: Config, num_domains: int) -> udon.Udon:
     teacher_hidden=tuple(config.model.teacher_hidden),
     student_dim=config.model.student_dim,
     student_hidden=tuple(config.model.student_hidden),
-    pixel_mean=tuple(config.model.pixel_mean),
-    pixel_std=tuple(config.model.pixel_std),
+    pixel_mean=tuple(config.model.pixel_mean or family.pixel_mean),
+    pixel_std=tuple(config.model.pixel_std or family.pixel_std),
   )
 
 
@@ -226,23 +247,17 @@ def from_json(values: Mapping[str, Any]) -> Config:
   return ml_collections.ConfigDict(config).lock()
 
 
-def load_pretrained(spec: str, params: Any) -> Any:
-  """Returns parameters with a backbone from a file.
+def load_pretrained(config: Config, params: Any) -> Any:
+  """Returns parameters with what config.pretrained holds.
 
   Args:
-    spec: KIND:PATH, as config.pretrained says.
+    config: its `pretrained` is KIND:PATH.
     params: of the module; they give shapes, places, and all other values.
+
+  Raises:
+    UserError: the file cannot be read or is of another model.
   """
-  kind, _, path = spec.partition(":")
-  if kind not in PRETRAINED or not path:
-    raise errors.UserError(
-      f"config.pretrained={spec!r} must be KIND:PATH with a kind of "
-      f"{', '.join(PRETRAINED)}"
-    )
-  backbone = PRETRAINED[kind](path, params["backbone"])
-  placed = jax.tree.map(
-    lambda new, old: jax.device_put(new, old.sharding),
-    backbone,
-    params["backbone"],
-  )
-  return {**params, "backbone": placed}
+  found = kinds.open_weights(config.pretrained)
+  weights.check_fits(found, arch(config))
+  backbone = weights.load_backbone(found, params["backbone"])
+  return {**params, "backbone": backbone}

@@ -17,7 +17,7 @@ from udon_jax import (
   optim,
   sampling,
 )
-from udon_jax.models import registry
+from udon_jax.models import architecture, registry
 from udon_jax.retrieval import metrics as retrieval_metrics
 
 # (whether a value fits, what to say where it does not)
@@ -73,6 +73,13 @@ RULES: dict[str, Rule] = {
   "data.crop_size": _at_least(1),
   "data.num_threads": _at_least(0),
   "data.prefetch": _at_least(1),
+  "model.width": _at_least(1),
+  "model.depth": _at_least(1),
+  "model.num_heads": _at_least(1),
+  "model.mlp_dim": _at_least(1),
+  "model.activation": _known(architecture.ACTIVATIONS),
+  "model.norm_eps": _POSITIVE,
+  "model.num_registers": _at_least(0),
   "model.dtype": _known(tuple(registry.DTYPES)),
   "model.student_dim": _at_least(1),
   "model.teacher_dim": _at_least(1),
@@ -158,6 +165,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_pixels(model: ml_collections.ConfigDict) -> None:
   """Raises a UserError unless three channels can be normalised."""
   for key, rule in (("pixel_mean", _ANY), ("pixel_std", _POSITIVE)):
+    if model[key] is None:
+      continue
     fits, _ = _all(rule, _NUMBERS, "")
     if len(model[key]) != 3 or not fits(model[key]):
       what = "numbers above 0" if key == "pixel_std" else "numbers"

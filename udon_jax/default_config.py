@@ -34,7 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.log_every = 100
   c.eval_every = 5000
   c.checkpoint_every = 1000
-  # Weights to start from, as KIND:PATH ("augreg:FILE.npz").
+  # Weights to start from, as KIND:PATH: "augreg:FILE.npz", "clip:FILE",
+  # "hf:DIR" or "official:DIR".
   c.pretrained = config_dict.placeholder(str)
   # Workdir whose newest checkpoint a new run continues from.
   c.resume_from = config_dict.placeholder(str)
@@ -91,8 +92,20 @@ def _data():
 
 def _model():
   c = ml_collections.ConfigDict()
-  # "vit_<size><patch>", sizes mu, xs, ti, s, b, l: see models/registry.py.
+  # "<family>_<size><patch>", with families vit (AugReg), clip, hfvit, dinov2,
+  # dinov2reg and sizes mu, xs, ti, s, b, l, h, g: see models/architecture.py.
   c.name = "vit_b16"
+  # Where the model has another size than its name says.
+  c.width = config_dict.placeholder(int)
+  c.depth = config_dict.placeholder(int)
+  c.num_heads = config_dict.placeholder(int)
+  c.mlp_dim = config_dict.placeholder(int)
+  # Activation of the MLP ("gelu_tanh", "gelu", "quick_gelu", "swiglu"), what
+  # is added to the variance in every LayerNorm, and extra tokens; None is what
+  # the family has.
+  c.activation = config_dict.placeholder(str)
+  c.norm_eps = config_dict.placeholder(float)
+  c.num_registers = config_dict.placeholder(int)
   # Precision of the computation; parameters are always float32.
   c.dtype = "float32"
   # Widths of the embeddings.
@@ -107,9 +120,9 @@ def _model():
   c.position_stddev = 0.02
   # Transformer blocks written out in one iteration of the loop over them.
   c.unroll = 1
-  # Statistics of the images, of values in 0..1 (AugReg).
-  c.pixel_mean = (0.5, 0.5, 0.5)
-  c.pixel_std = (0.5, 0.5, 0.5)
+  # Statistics of the images, of values in 0..1; None takes the family's.
+  c.pixel_mean = config_dict.placeholder(tuple)
+  c.pixel_std = config_dict.placeholder(tuple)
   return c
 
 

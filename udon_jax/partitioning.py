@@ -30,7 +30,7 @@ MODULE_RULES: Rules = (
   (r"backbone/embedding/kernel$", P(None, None, None, "fsdp")),
   (r"teacher_projection/Dense_\d+/kernel$", P(None, "fsdp", None)),
   (r"student_projection/Dense_\d+/kernel$", P("fsdp", None)),
-  (r"(bias|scale|cls|pos_embedding|count)$", P()),
+  (r"(bias|scale|cls|pos_embedding|registers|count)$", P()),
 )
 
 

@@ -55,7 +55,7 @@ def restore_or_init(
     return _restore_from(run, run.config.resume_from)
   state = run.init_state()
   if run.config.pretrained is not None:
-    params = build.load_pretrained(run.config.pretrained, state.params)
+    params = build.load_pretrained(run.config, state.params)
     state = state.replace(params=params)
   return state
 

@@ -22,11 +22,14 @@ class Batch(struct.PyTreeNode):
 
 
 class UdonOutputs(struct.PyTreeNode):
-  """Embeddings of a batch, each row of unit length, float32."""
+  """Embeddings of a batch, each row of unit length, float32.
+
+  A model without teachers or without a student has None in their place.
+  """
 
   backbone: Float[Array, "b hidden"]
-  teacher: Float[Array, "b teacher"]
-  student: Float[Array, "b student"]
+  teacher: Float[Array, "b teacher"] | None
+  student: Float[Array, "b student"] | None
 
 
 @dataclasses.dataclass(frozen=True)

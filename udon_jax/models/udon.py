@@ -26,10 +26,10 @@ class Udon(nn.Module):
 
   Attributes:
     backbone: the shared ViT.
-    num_domains: number of teachers.
+    num_domains: number of teachers; a model without has no such embedding.
     teacher_dim: width of the teachers' embeddings.
     teacher_hidden: widths of hidden layers of the teachers' projections.
-    student_dim: width of the universal embedding.
+    student_dim: width of the universal embedding; 0 for a model without.
     student_hidden: likewise, of the student's projection.
     pixel_mean: mean of every channel, of values in 0..1.
     pixel_std: likewise, their standard deviation.
@@ -66,20 +66,32 @@ class Udon(nn.Module):
     features = heads.normalize(self.backbone(pixels, train=train))
     if freeze_backbone:
       features = jax.lax.stop_gradient(features)
+    return structs.UdonOutputs(
+      backbone=features,
+      teacher=self._teach(features, domain) if self.num_domains else None,
+      student=self._student(features) if self.student_dim else None,
+    )
+
+  @property
+  def embeddings(self) -> tuple[str, ...]:
+    """Names of the embeddings that this model has."""
+    has = {"student": self.student_dim, "teacher": self.num_domains}
+    return (*(name for name, size in has.items() if size), "backbone")
+
+  def _student(self, features):
+    student = heads.Projection(
+      self.student_hidden, self.student_dim, name="student_projection"
+    )
+    return heads.normalize(student(features))
+
+  def _teach(self, features, domain):
     teacher = heads.Projection(
       self.teacher_hidden, self.teacher_dim, parent=None
     )
     stacked = self.param("teacher_projection", self._init_teachers, features)
     own = jax.tree.map(lambda x: x[domain], stacked)
-    student = heads.Projection(
-      self.student_hidden, self.student_dim, name="student_projection"
-    )
-    return structs.UdonOutputs(
-      backbone=features,
-      teacher=heads.normalize(
-        cast(Array, teacher.apply({"params": own}, features))
-      ),
-      student=heads.normalize(student(features)),
+    return heads.normalize(
+      cast(Array, teacher.apply({"params": own}, features))
     )
 
   def _init_teachers(self, key, features):

@@ -4,10 +4,13 @@ Blocks are stacked: `Transformer/encoderblock/...` has a leading axis of
 layers, and one compiled block serves them all.
 
 Sources: arXiv 2010.11929; google-research/vision_transformer, models_vit.py.
+What other families add (see `architecture`) has names of its own:
+`Transformer/pre_norm`, `Transformer/registers`, `encoderblock/LayerScale_<i>`.
 Shape legend: b batch, h height, w width, p patches, n tokens, d hidden dim,
 l layers.
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -16,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LAYER_NORM_EPS = 1e-6
+from udon_jax.models import architecture
 
 
 def _attend(query, key, value, **_):
@@ -24,10 +27,21 @@ def _attend(query, key, value, **_):
   return jax.nn.dot_product_attention(query, key, value)
 
 
-class MlpBlock(nn.Module):
-  """Two dense layers with a tanh-GELU between them."""
+def _quick_gelu(x):
+  return x * nn.sigmoid(1.702 * x)
 
-  mlp_dim: int
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+  "gelu": functools.partial(nn.gelu, approximate=False),
+  "quick_gelu": _quick_gelu,
+}
+
+
+class MlpBlock(nn.Module):
+  """Two dense layers with an activation between them."""
+
+  arch: architecture.Architecture
   dtype: Any
 
   @nn.compact
@@ -39,15 +53,35 @@ class MlpBlock(nn.Module):
       kernel_init=nn.initializers.xavier_uniform(),
       bias_init=nn.initializers.normal(1e-6),
     )
-    hidden = nn.gelu(dense(self.mlp_dim)(x), approximate=True)
+    if self.arch.activation == "swiglu":
+      gate, linear = jnp.split(dense(2 * self.arch.mlp_dim)(x), 2, axis=-1)
+      hidden = nn.silu(gate) * linear
+    else:
+      activate = _ACTIVATIONS[self.arch.activation]
+      hidden = activate(dense(self.arch.mlp_dim)(x))
     return dense(x.shape[-1])(hidden)
+
+
+class LayerScale(nn.Module):
+  """Scales every channel by a learned factor (arXiv 2103.17239)."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """Returns the scaled tokens."""
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    return x * scale.astype(self.dtype)
+
+
+def _layer_norm(arch: architecture.Architecture, dtype: Any, name: str) -> Any:
+  return nn.LayerNorm(epsilon=arch.norm_eps, dtype=dtype, name=name)
 
 
 class EncoderBlock(nn.Module):
   """Pre-norm attention and MLP, each residual and dropped at random."""
 
-  num_heads: int
-  mlp_dim: int
+  arch: architecture.Architecture
   dtype: Any
 
   @nn.compact
@@ -65,20 +99,21 @@ class EncoderBlock(nn.Module):
     Returns:
       The tokens, and nothing: the form that a scan over blocks asks for.
     """
-    norm = functools.partial(
-      nn.LayerNorm, epsilon=LAYER_NORM_EPS, dtype=self.dtype
-    )
-    y = norm(name="LayerNorm_0")(x)
+    y = _layer_norm(self.arch, self.dtype, "LayerNorm_0")(x)
     y = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads,
+      num_heads=self.arch.num_heads,
       dtype=self.dtype,
       attention_fn=_attend,
       kernel_init=nn.initializers.xavier_uniform(),
       name="MultiHeadDotProductAttention_1",
     )(y, y)
+    if self.arch.layer_scale:
+      y = LayerScale(self.dtype, name="LayerScale_1")(y)
     x = x + self._drop_path(y, drop_rate)
-    y = norm(name="LayerNorm_2")(x)
-    y = MlpBlock(self.mlp_dim, self.dtype, name="MlpBlock_3")(y)
+    y = _layer_norm(self.arch, self.dtype, "LayerNorm_2")(x)
+    y = MlpBlock(self.arch, self.dtype, name="MlpBlock_3")(y)
+    if self.arch.layer_scale:
+      y = LayerScale(self.dtype, name="LayerScale_3")(y)
     return x + self._drop_path(y, drop_rate), None
 
   def _drop_path(self, branch, drop_rate):
@@ -110,11 +145,9 @@ class AddPositionEmbs(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Positions, the stack of blocks, and the final norm."""
+  """Positions, registers, the stack of blocks, and the norms around it."""
 
-  depth: int
-  num_heads: int
-  mlp_dim: int
+  arch: architecture.Architecture
   stochastic_depth: float
   position_stddev: float
   unroll: int
@@ -124,40 +157,47 @@ class Encoder(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], *, train: bool
   ) -> Float[Array, "b n d"]:
-    """Returns the tokens after the final norm."""
+    """Returns the tokens after the final norm; the first stays the first."""
     x = AddPositionEmbs(
       self.position_stddev, self.dtype, name="posembed_input"
     )(x)
+    if self.arch.num_registers:
+      x = self._add_registers(x)
+    if self.arch.pre_norm:
+      x = _layer_norm(self.arch, self.dtype, "pre_norm")(x)
     drops = train and self.stochastic_depth > 0
-    rates = jnp.linspace(0.0, self.stochastic_depth, self.depth)
+    rates = jnp.linspace(0.0, self.stochastic_depth, self.arch.depth)
     blocks = nn.scan(
       EncoderBlock,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=0 if drops else nn.broadcast,
-      length=self.depth,
+      length=self.arch.depth,
       unroll=self.unroll,
     )
-    x, _ = blocks(
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim,
-      dtype=self.dtype,
-      name="encoderblock",
-    )(x, rates if drops else None)
-    return nn.LayerNorm(
-      epsilon=LAYER_NORM_EPS, dtype=self.dtype, name="encoder_norm"
-    )(x)
+    x, _ = blocks(self.arch, self.dtype, name="encoderblock")(
+      x, rates if drops else None
+    )
+    return _layer_norm(self.arch, self.dtype, "encoder_norm")(x)
+
+  def _add_registers(self, x):
+    """Puts the registers, which have no position, behind the first token."""
+    registers = self.param(
+      "registers",
+      nn.initializers.normal(self.position_stddev),
+      (1, self.arch.num_registers, x.shape[-1]),
+    )
+    registers = jnp.broadcast_to(
+      registers.astype(self.dtype), (x.shape[0], *registers.shape[1:])
+    )
+    return jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
 
 
 class ViT(nn.Module):
   """Vision Transformer that returns its class token.
 
   Attributes:
-    patch_size: side of a patch, in pixels.
-    width: hidden dim.
-    depth: number of blocks.
-    num_heads: attention heads; a divisor of the width.
-    mlp_dim: hidden dim of the MLP.
+    arch: shape and options.
     stochastic_depth: share of branches dropped at the last block.
     position_stddev: of the initial position embeddings. 0.02 is the usual
       value; a short run from scratch learns sooner from larger ones.
@@ -165,11 +205,7 @@ class ViT(nn.Module):
     dtype: precision of the computation; parameters are float32.
   """
 
-  patch_size: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_dim: int
+  arch: architecture.Architecture
   stochastic_depth: float = 0.0
   position_stddev: float = 0.02
   unroll: int = 1
@@ -185,22 +221,21 @@ class ViT(nn.Module):
       images: normalised images.
       train: whether branches are dropped; needs an rng named "dropout".
     """
-    patch = (self.patch_size, self.patch_size)
+    width, patch = self.arch.width, (self.arch.patch_size,) * 2
     x = nn.Conv(
-      self.width,
+      width,
       patch,
       strides=patch,
       padding="VALID",
+      use_bias=self.arch.patch_bias,
       dtype=self.dtype,
       name="embedding",
     )(images.astype(self.dtype))
-    x = x.reshape(x.shape[0], -1, self.width)
-    cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
-    cls = jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, self.width))
+    x = x.reshape(x.shape[0], -1, width)
+    cls = self.param("cls", nn.initializers.zeros, (1, 1, width))
+    cls = jnp.broadcast_to(cls.astype(self.dtype), (x.shape[0], 1, width))
     x = Encoder(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_dim=self.mlp_dim,
+      self.arch,
       stochastic_depth=self.stochastic_depth,
       position_stddev=self.position_stddev,
       unroll=self.unroll,

@@ -5,82 +5,115 @@ keys `Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names
 with the blocks stacked.
 """
 
-import logging
+import math
 import re
-from typing import Any
-import zipfile
 
 from etils import epath
-from flax import traverse_util
 import numpy as np
+from scipy import ndimage
 
-from udon_jax import errors
+from udon_jax.models import architecture
+from udon_jax.pretrained import arrays, weights
 
-logger = logging.getLogger(__name__)
+FAMILY = "vit"
+_LEFT = {
+  r"head/.*": "the classifier of its training",
+  r"pre_logits/.*": "a layer before that classifier",
+}
+_BLOCK = "Transformer/encoderblock_{i}/"
+_INNER = (
+  *(f"LayerNorm_{i}/{leaf}" for i in (0, 2) for leaf in ("scale", "bias")),
+  *(
+    f"MultiHeadDotProductAttention_1/{part}/{leaf}"
+    for part in ("query", "key", "value", "out")
+    for leaf in ("kernel", "bias")
+  ),
+  *(
+    f"MlpBlock_3/Dense_{i}/{leaf}"
+    for i in (0, 1)
+    for leaf in ("kernel", "bias")
+  ),
+)
+_OUTER = (
+  "cls",
+  "embedding/kernel",
+  "embedding/bias",
+  weights.POSITIONS,
+  "Transformer/encoder_norm/scale",
+  "Transformer/encoder_norm/bias",
+)
 
-_BLOCK = "Transformer/encoderblock"
 
-
-def load(path: epath.PathLike, backbone: Any) -> Any:
-  """Returns a backbone's parameters, as host arrays.
+def open_weights(path: epath.PathLike, *, key: str) -> weights.Weights:
+  """Returns the backbone of an AugReg file.
 
   Args:
     path: the .npz file; nothing in it is executed.
-    backbone: parameters (or their shapes) that the result must fit.
+    key: what the user set it with, for messages.
 
   Raises:
-    UserError: the file cannot be read, lacks a parameter, or has another shape.
+    UserError: the file cannot be read, or is of another kind.
   """
-  arrays = _read(path)
-  wanted = traverse_util.flatten_dict(backbone, sep="/")
-  loaded = {
-    name: _take(arrays, name, leaf.shape, path) for name, leaf in wanted.items()
+  found = arrays.open_npz(path, key=key)
+  family = architecture.FAMILIES[FAMILY]
+  arch, image_size = _describe(found)
+  return weights.Weights(
+    arrays=found,
+    family=FAMILY,
+    architecture=arch,
+    untold=(),
+    image_size=image_size,
+    leaves=leaves(),
+    left=_LEFT,
+    resize=resize,
+    pixel_mean=family.pixel_mean,
+    pixel_std=family.pixel_std,
+  )
+
+
+def leaves() -> dict[str, weights.Leaf]:
+  """Returns where each of our parameters lies in such a file."""
+  return {
+    **{name: weights.same(name) for name in _OUTER},
+    **{weights.BLOCK + name: weights.same(_BLOCK + name) for name in _INNER},
   }
-  left = sorted(
-    key
-    for key in arrays
-    if re.sub(r"_\d+/", "/", key, count=1) not in loaded and key not in loaded
-  )
-  logger.info(
-    "%s: %d parameters read; left in the file: %s",
-    path,
-    len(loaded),
-    ", ".join(left) or "none",
-  )
-  return traverse_util.unflatten_dict(loaded, sep="/")
 
 
-def _read(path):
+def _describe(
+  found: arrays.Arrays,
+) -> tuple[architecture.Architecture, int]:
+  """Returns the architecture, and the image size that the positions are for."""
+  block = _BLOCK.format(i=0)
   try:
-    with epath.Path(path).open("rb") as file:
-      return dict(np.load(file, allow_pickle=False))
-  except (
-    *(OSError, EOFError, zipfile.BadZipFile),  # torn, or no .npz
-    *(ValueError, TypeError),  # pickled objects, a bare .npy
-  ) as error:
-    raise errors.UserError(
-      f"config.pretrained: {path} cannot be read as .npz ({error}); give an "
-      "AugReg file"
-    ) from error
-
-
-def _take(arrays, name, shape, path):
-  """Returns one parameter, stacked over blocks where ours is."""
-  try:
-    if name.startswith(f"{_BLOCK}/"):
-      inner = name.removeprefix(f"{_BLOCK}/")
-      blocks = [arrays[f"{_BLOCK}_{i}/{inner}"] for i in range(shape[0])]
-      odd = [block for block in blocks if block.shape != tuple(shape[1:])]
-      value = odd[0] if odd else np.stack(blocks)
-    else:
-      value = arrays[name]
-  except KeyError as error:
-    raise errors.UserError(
-      f"config.pretrained: {path} lacks {error}; does it fit config.model.name?"
-    ) from error
-  if value.shape != shape:
-    raise errors.UserError(
-      f"config.pretrained: {path} has {name} {value.shape}, the model "
-      f"{tuple(shape)}; set config.model.name and config.data.crop_size to fit"
+    patch, _, _, width = found.shape("embedding/kernel")
+    _, heads, _ = found.shape(
+      f"{block}MultiHeadDotProductAttention_1/query/kernel"
     )
-  return value.astype(np.float32)
+    _, mlp_dim = found.shape(f"{block}MlpBlock_3/Dense_0/kernel")
+    _, tokens, _ = found.shape(weights.POSITIONS)
+  except ValueError as error:
+    raise found.error("has arrays of other ranks than an AugReg ViT") from error
+  numbers = [
+    int(match[1])
+    for name in found.shapes
+    if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))
+  ]
+  arch = architecture.Architecture(
+    patch_size=patch,
+    width=width,
+    depth=max(numbers) + 1,
+    num_heads=heads,
+    mlp_dim=mlp_dim,
+    **architecture.FAMILIES[FAMILY].options,
+  )
+  return arch, math.isqrt(tokens - 1) * patch
+
+
+def resize(grid: np.ndarray, side: int) -> np.ndarray:
+  """Returns positions [side, side, d] of another grid, as the official code.
+
+  Linear between the grid's points, corners on corners
+  (google-research/vision_transformer, checkpoint.py).
+  """
+  zoom = (side / grid.shape[0], side / grid.shape[1], 1)
+  return ndimage.zoom(grid, zoom, order=1)

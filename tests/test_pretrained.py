@@ -1,0 +1,232 @@
+"""Backbones from AugReg files, and what every reader of weights shares."""
+
+import io
+import zipfile
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from tests import fakes
+from tests.test_checkpointing import assert_equal, noise, set_up
+from udon_jax import build, errors
+from udon_jax.models import architecture
+from udon_jax.pretrained import augreg, weights
+
+POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def backbone(**changes):
+  """Returns the shapes of the tiny backbone."""
+  return set_up("1x1", **changes).abstract_state.params["backbone"]
+
+
+def official_arrays(params, rng):
+  """Returns a file's arrays under AugReg's names, one a block."""
+  arrays = {"head/kernel": np.zeros((32, 10), np.float32)}
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, leaf in flat.items():
+    value = rng.normal(size=leaf.shape).astype(np.float32)
+    prefix, block, inner = name.partition("encoderblock/")
+    if not block:
+      arrays[name] = value
+      continue
+    for i, part in enumerate(value):
+      arrays[f"{prefix}encoderblock_{i}/{inner}"] = part
+  return arrays
+
+
+@pytest.fixture
+def official():
+  return official_arrays(backbone(), np.random.default_rng(0))
+
+
+def write(folder, arrays):
+  path = folder / "S_16.npz"
+  np.savez(path, **arrays)
+  return path
+
+
+def load(path, **changes):
+  """Returns a file's backbone as host arrays."""
+  found = augreg.open_weights(path, key="config.pretrained")
+  shapes = jax.tree.map(
+    lambda x: np.broadcast_to(np.float32(0), x.shape), backbone(**changes)
+  )
+  return weights.load_backbone(found, shapes)
+
+
+def test_augreg_names_are_those_of_the_official_files(official):
+  inner = {
+    f"{norm}/{leaf}"
+    for norm in ("LayerNorm_0", "LayerNorm_2")
+    for leaf in ("bias", "scale")
+  }
+  inner |= {
+    f"{layer}/{leaf}"
+    for layer in (
+      "MlpBlock_3/Dense_0",
+      "MlpBlock_3/Dense_1",
+      *(
+        f"MultiHeadDotProductAttention_1/{part}"
+        for part in ("query", "key", "value", "out")
+      ),
+    )
+    for leaf in ("bias", "kernel")
+  }
+  assert set(official) == {
+    "head/kernel",
+    "cls",
+    "embedding/bias",
+    "embedding/kernel",
+    "Transformer/encoder_norm/bias",
+    "Transformer/encoder_norm/scale",
+    "Transformer/posembed_input/pos_embedding",
+    *(f"Transformer/encoderblock_{i}/{x}" for i in range(2) for x in inner),
+  }
+
+
+def test_augreg_blocks_are_stacked(official, tmp_path):
+  params = load(write(tmp_path, official))
+  flat = flax.traverse_util.flatten_dict(params, sep="/")
+  for name, value in flat.items():
+    prefix, block, inner = name.partition("encoderblock/")
+    if not block:
+      np.testing.assert_array_equal(value, official[name])
+      continue
+    for i, part in enumerate(value):
+      key = f"{prefix}encoderblock_{i}/{inner}"
+      np.testing.assert_array_equal(part, official[key])
+
+
+def test_pretrained_replaces_the_backbone_alone(official, tmp_path):
+  before = noise(set_up("2x4").abstract_state.params)
+  config = fakes.changed(pretrained=f"augreg:{write(tmp_path, official)}")
+  after = build.load_pretrained(config, before)
+  for name in ("student_projection", "teacher_projection"):
+    assert_equal(after[name], before[name])
+  np.testing.assert_array_equal(
+    after["backbone"]["embedding"]["kernel"], official["embedding/kernel"]
+  )
+  jax.tree.map(
+    lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or 1 / 0,
+    after,
+    before,
+  )
+
+
+@pytest.mark.parametrize("spec", ["augreg", "augreg:", "big:x", "x.npz"])
+def test_pretrained_needs_a_kind_and_a_path(spec):
+  with pytest.raises(errors.UserError, match=r"config.pretrained=.*KIND:PATH"):
+    build.load_pretrained(fakes.changed(pretrained=spec), {"backbone": {}})
+
+
+def test_a_missing_parameter_is_named(official, tmp_path):
+  del official["Transformer/encoderblock_1/LayerNorm_2/scale"]
+  with pytest.raises(
+    errors.UserError, match=r"S_16.npz lacks .*encoderblock_1/LayerNorm_2/scale"
+  ):
+    load(write(tmp_path, official))
+
+
+def test_another_shape_is_named(official, tmp_path):
+  official["cls"] = np.zeros((1, 2, 32), np.float32)
+  with pytest.raises(
+    errors.UserError, match=r"S_16.npz has cls \(1, 2, 32\).*crop_size"
+  ):
+    load(write(tmp_path, official))
+
+
+def test_positions_follow_the_size_of_the_images(official, tmp_path):
+  """Linear between the grid's points, corners on corners."""
+  rng = np.random.default_rng(1)
+  official[POSITIONS] = rng.normal(size=(1, 17, 32)).astype(np.float32)
+  loaded = load(write(tmp_path, official), data__crop_size=16)
+  ours = flax.traverse_util.flatten_dict(loaded, sep="/")[POSITIONS]
+  side = int(np.sqrt(ours.shape[1] - 1))
+  assert side != 4
+  np.testing.assert_array_equal(ours[:, 0], official[POSITIONS][:, 0])
+  grid = official[POSITIONS][0, 1:].reshape(4, 4, 32)
+
+  def stretch(values):
+    return np.interp(np.linspace(0, 3, side), range(4), values)
+
+  for axis in (0, 1):
+    grid = np.apply_along_axis(stretch, axis, grid)
+  np.testing.assert_allclose(ours[0, 1:], grid.reshape(-1, 32), atol=1e-5)
+
+
+def test_what_a_file_is_is_told_from_its_arrays(official, tmp_path):
+  found = augreg.open_weights(write(tmp_path, official), key="--pretrained")
+  assert found.architecture == architecture.parse("vit_mu8")
+  assert found.image_size == 16
+
+
+def test_what_nothing_is_known_of_is_named(official, tmp_path):
+  official["Transformer/encoderblock_0/LayerScale/scale"] = np.ones(32)
+  with pytest.raises(errors.UserError, match=r"LayerScale.*no parameter"):
+    load(write(tmp_path, official))
+
+
+def test_another_model_is_named_with_its_name(official, tmp_path):
+  path = write(tmp_path, official)
+  config = fakes.changed(pretrained=f"augreg:{path}", model__name="vit_ti8")
+  with pytest.raises(
+    errors.UserError, match=r"width 32 .*192.*--config.model.name=vit_mu8"
+  ):
+    build.load_pretrained(config, {"backbone": {}})
+
+
+@pytest.mark.parametrize("name", ["vit_mu8", "clip_b16", "dinov2reg_g14"])
+@pytest.mark.parametrize("changes", [{}, {"width": 24, "num_heads": 3}])
+def test_describe_is_the_inverse_of_parse(name, changes):
+  arch = architecture.parse(name, **changes)
+  family = name.partition("_")[0]
+  values = architecture.describe(arch, family=family)
+  assert architecture.parse(**values) == arch
+  assert changes or values == {"name": name}
+
+
+def test_blocks_of_another_width_are_named(official, tmp_path):
+  key = "Transformer/encoderblock_1/LayerNorm_2/scale"
+  official[key] = np.zeros(48, np.float32)
+  with pytest.raises(errors.UserError, match=r"S_16.npz.*LayerNorm_2/scale"):
+    load(write(tmp_path, official))
+
+
+@pytest.mark.parametrize("contents", [b"", b"no zip", b"PK\x03\x04 torn"])
+def test_a_file_that_is_no_npz_is_named(tmp_path, contents):
+  path = tmp_path / "weights.npz"
+  path.write_bytes(contents)
+  with pytest.raises(errors.UserError, match=r"weights.npz cannot be read"):
+    load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match=r"none.npz cannot be read"):
+    load(tmp_path / "none.npz")
+
+
+class Bomb:
+  def __reduce__(self):
+    return (exec, ("raise SystemExit('executed')",))
+
+
+def test_nothing_in_a_file_is_executed(official, tmp_path):
+  """Arrays of objects are pickles, which can run anything."""
+  path = write(tmp_path, official)
+  pickled = io.BytesIO()
+  np.save(pickled, np.asarray([Bomb()], object), allow_pickle=True)
+  with zipfile.ZipFile(path, "a") as file:
+    file.writestr("evil.npy", pickled.getvalue())
+  with pytest.raises(errors.UserError, match=r"S_16.npz cannot be read"):
+    load(path)
+
+
+@pytest.mark.parametrize("array", [np.asarray([Bomb()], object), np.ones(3)])
+def test_a_bare_array_is_refused(tmp_path, array):
+  path = tmp_path / "vit_b16.npy"
+  np.save(path, array, allow_pickle=True)
+  with pytest.raises(errors.UserError, match=r"vit_b16.npy cannot be read"):
+    load(path)

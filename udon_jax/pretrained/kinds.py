@@ -1,0 +1,31 @@
+"""Kinds of files of weights, by the name that stands before their path."""
+
+from collections.abc import Callable
+
+from udon_jax import errors
+from udon_jax.pretrained import augreg, weights
+
+KINDS: dict[str, Callable[..., weights.Weights]] = {
+  "augreg": augreg.open_weights,
+}
+
+
+def open_weights(
+  spec: str, *, key: str = "config.pretrained"
+) -> weights.Weights:
+  """Returns the backbone of a file.
+
+  Args:
+    spec: KIND:PATH.
+    key: what the user set it with, for messages.
+
+  Raises:
+    UserError: unknown kind, or a file that cannot be read or is of another
+      kind.
+  """
+  kind, _, path = spec.partition(":")
+  if kind not in KINDS or not path:
+    raise errors.UserError(
+      f"{key}={spec!r} must be KIND:PATH with a kind of {', '.join(KINDS)}"
+    )
+  return KINDS[kind](path, key=key)
