@@ -48,7 +48,7 @@ LEVELS = (
   {"run", "resuming", "watching", "loop", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "extraction", "report", "trained"}
+TOP = {"embedder", "extraction", "report", "scoring", "trained", "zoo"}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

@@ -17,13 +17,13 @@ ALONE = """
     sys.modules[name] = None
   from unittest import mock
   from etils import epath
-  from udon_jax import evaluate, reporting
+  from udon_jax import evaluate, reporting, scoring
   from udon_jax.data import descriptors
 
   folder = pathlib.Path(sys.argv[1])
 
   def peak(name):
-    results = evaluate.evaluate_descriptors(
+    results = scoring.evaluate_descriptors(
       folder / name,
       info_files=epath.Path(folder / f"{{name}}_info"),
       splits=["test"],

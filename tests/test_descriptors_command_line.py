@@ -151,7 +151,7 @@ FLAG_MISTAKES = {
   "with data": ((GOOD, INFO, "--data=x"), ("--data does not go with",)),
   "domains of a run": (
     ("--workdir=x", "--domains=cars"),
-    ("--domains does not go without --descriptors",),
+    ("--domains does not go with --workdir",),
   ),
   "no info files": ((GOOD,), ("--info_files is missing",)),
   "info files nowhere": (

@@ -1,0 +1,113 @@
+"""Backbones off the shelf give what they give within a run."""
+
+import json
+
+from flax import traverse_util
+import numpy as np
+import pytest
+
+from tests import command_lines, small_run
+from udon_jax import trained
+
+EVALUATE = small_run.EVALUATE
+SPEC = "--pretrained=augreg:FOLDER/weights.npz"
+DATA = "--data=FOLDER/data"
+RUNS = {
+  "all": (EVALUATE, SPEC, DATA),
+  "val of one": (
+    *(EVALUATE, SPEC, DATA, "--domains=met", "--splits=val"),
+    *("--output=FOLDER/new/met.json", "--per_query=FOLDER/queries"),
+  ),
+  "tfds": (
+    *(EVALUATE, SPEC, "--data=FOLDER/data/tfds", "--batch_size=8"),
+    *("--info_files=FOLDER/data/info_files", "--output=FOLDER/tfds.json"),
+  ),
+  "larger": (
+    *(EVALUATE, SPEC, DATA, "--image_size=48", "--domains=cars"),
+    "--output=FOLDER/larger.json",
+  ),
+}
+MISTAKES = {
+  "no data": ((SPEC,), "--data is missing"),
+  "no kind": (("--pretrained=x.npz", DATA), "must be KIND:PATH"),
+  "no file": (("--pretrained=augreg:FOLDER/x.npz", DATA), "x.npz"),
+  "no domain": ((SPEC, "--data=FOLDER/run"), "holds no domain"),
+  "unknown domain": ((SPEC, DATA, "--domains=carz"), "'carz' is unknown"),
+  "absent domain": ((SPEC, DATA, "--domains=sop"), "sop"),
+  "odd size": ((SPEC, DATA, "--image_size=30"), "--image_size=30"),
+  "odd batch": (
+    (SPEC, DATA, "--batch_size=0"),
+    "--batch_size",
+  ),
+  "with a run": ((SPEC, DATA, "--workdir=FOLDER/run"), "--workdir does not go"),
+  "with a step": ((SPEC, DATA, "--step=1"), "--step does not go with"),
+  "a size for a run": (
+    ("--workdir=FOLDER/run", "--image_size=32"),
+    "--image_size does not go with --workdir",
+  ),
+  "output is a folder": ((SPEC, DATA, "--output=FOLDER/run"), "is taken"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A run, its results, and its backbone as an AugReg file."""
+  path = tmp_path_factory.mktemp("zoo")
+  small_run.must_succeed(small_run.COMMANDS, path)
+  backbone = trained.load(path / "run").params["backbone"]
+  arrays = {}
+  for name, value in traverse_util.flatten_dict(backbone, sep="/").items():
+    start, block, inner = name.partition("encoderblock/")
+    if block:
+      for i, part in enumerate(np.asarray(value)):
+        arrays[f"{start}encoderblock_{i}/{inner}"] = part
+    else:
+      arrays[name] = np.asarray(value)
+  np.savez(path / "weights.npz", **arrays)
+  return path
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+  return small_run.must_succeed(RUNS, folder)
+
+
+def read(path):
+  return json.loads(path.read_text())
+
+
+def test_results_are_those_of_the_backbone_in_its_run(folder, done):
+  of_run = read(folder / "run" / "results.json")["backbone"]
+  results = read(folder / "weights.npz.results.json")
+  assert results == {"backbone": of_run}
+  assert "backbone merged" in done["all"]
+  tfds = read(folder / "tfds.json")["backbone"]
+  for kind, by_split in of_run.items():
+    for domain, values in by_split["test"].items():
+      assert tfds[kind]["test"][domain] == pytest.approx(values, abs=0.02)
+
+
+def test_domains_splits_and_sizes_are_those_asked_for(folder, done):
+  results = read(folder / "new" / "met.json")["backbone"]
+  assert results.keys() == {"merged", "separate"}
+  assert results["merged"].keys() == {"val"}
+  assert results["merged"]["val"].keys() == {"met", "mean"}
+  assert len(list((folder / "queries").iterdir())) == 2
+  larger = read(folder / "larger.json")["backbone"]["separate"]["test"]
+  assert larger.keys() == {"cars", "mean"}
+  assert "resized" in done["larger"]
+  assert "resized" not in done["all"]
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+  cases = {name: (EVALUATE, *argv) for name, (argv, _) in MISTAKES.items()}
+  return command_lines.run_all(small_run.fill(cases, folder), XLA_FLAGS="")
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_ends_in_one_line(answers, case):
+  answer = answers[case]
+  assert answer.code == 2, answer.errors
+  assert "Traceback" not in answer.errors
+  assert MISTAKES[case][1] in answer.errors.splitlines()[-1]

@@ -1,0 +1,113 @@
+"""Backbones off the shelf: models that others trained, as they come.
+
+No projection is added and nothing is trained: the embedding is the backbone's
+class token, as in the first rows of the papers' tables (UnED, ICCV 2023,
+table 3; UDON, NeurIPS 2024, table 1).
+"""
+
+from collections.abc import Sequence
+import logging
+
+from etils import epath
+import ml_collections
+
+from udon_jax import build, default_config, domains, errors, trained
+from udon_jax.data import layout, records
+from udon_jax.models import architecture
+from udon_jax.pretrained import kinds, weights
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+  spec: str,
+  *,
+  data_dir: epath.PathLike,
+  info_files: epath.PathLike | None,
+  domain_names: Sequence[str] | None,
+  splits: Sequence[str],
+  image_size: int | None,
+  batch_size: int | None,
+) -> trained.Trained:
+  """Returns a backbone, to be tested on the domains of a data directory.
+
+  Args:
+    spec: KIND:PATH, as for config.pretrained.
+    data_dir: where the data lies.
+    info_files: folder of the info files, if it lies elsewhere.
+    domain_names: the domains; all that the directory has if None.
+    splits: of "val" and "test", which these domains must have.
+    image_size: side of the images; what the file was made for if None.
+    batch_size: images embedded at a time; the default of configs if None.
+
+  Raises:
+    UserError: the file or the data cannot be used.
+  """
+  found = kinds.open_weights(spec, key="--pretrained")
+  config = _config(found, image_size=image_size, batch_size=batch_size)
+  place = layout.find(data_dir, info_files=info_files, key="--data")
+  config.domains = tuple(domain_names or _find_domains(place, splits))
+  config.lock()
+  mesh = build.eval_mesh(config, key="--batch_size")
+  model = build.model(config, num_domains=0)
+  shapes = build.abstract_params(config, model, mesh)
+  logger.info(
+    "%s: %s at %d pixels", spec, config.model.name, config.data.crop_size
+  )
+  params = {"backbone": weights.load_backbone(found, shapes["backbone"])}
+  return trained.Trained(config, 0, mesh, model, params)
+
+
+def _config(
+  found: weights.Weights, *, image_size: int | None, batch_size: int | None
+) -> ml_collections.ConfigDict:
+  """Returns the config of the model of a file, without heads."""
+  config = default_config.get_config()
+  named = architecture.describe(found.architecture, family=found.family)
+  config.model.update(named)
+  config.model.student_dim = 0
+  config.model.pixel_mean = tuple(found.pixel_mean)
+  config.model.pixel_std = tuple(found.pixel_std)
+  size = image_size or found.image_size
+  patch = found.architecture.patch_size
+  if size < patch or size % patch:
+    raise errors.UserError(
+      f"--image_size={size} is not a multiple of the patch of {patch} pixels; "
+      f"use for example {patch * 14}"
+    )
+  config.data.crop_size = config.data.resize_size = size
+  if batch_size is not None:
+    config.eval.batch_size = batch_size
+  return config
+
+
+def _find_domains(
+  place: layout.Layout, splits: Sequence[str]
+) -> tuple[str, ...]:
+  """Returns the names of the domains that a data directory has.
+
+  Raises:
+    UserError: it has none.
+  """
+  found = tuple(
+    name
+    for name in domains.UNED_NAMES
+    if all(
+      _has(place, name, part)
+      for split in splits
+      for protocol in (domains.get_domain(name).protocol(split),)
+      for part in (protocol.query, protocol.index)
+    )
+  )
+  if not found:
+    raise errors.UserError(
+      f"--data={place.root} holds no domain with the splits "
+      f"{', '.join(splits)}; its tfds/ needs <domain>/<split>/"
+      f"{records.file_name('<domain>', '<split>')}"
+    )
+  return found
+
+
+def _has(place: layout.Layout, domain: str, split: str) -> bool:
+  folder = place.records(domain, split)
+  return place.info_file(domain, split).exists() and folder.is_dir()
