@@ -36,6 +36,7 @@ def load(root, **changes):
     "seed": 0,
     "resize_size": 20,
     "crop_size": 16,
+    "round_pixels": True,
     "num_threads": 0,
   }
   return dataset.load(root, **arguments | changes)

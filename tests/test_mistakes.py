@@ -561,4 +561,4 @@ def test_wrong_offsets_of_good_records_heal(folder, answers):
   )
   assert found == expected
   assert answer.changed
-  assert all(path.endswith(offsets.SIDECAR_SUFFIX) for path in answer.changed)
+  assert all(path.endswith(".offsets.npy") for path in answer.changed)

@@ -44,7 +44,8 @@ class Trained:
   def fingerprint(self) -> str:
     """Returns a hash of what decides the embeddings: the model, its weights."""
     config = build.to_json(self.config)
-    described = [config["model"], config["data"]["crop_size"]]
+    seen = [config["data"][key] for key in ("crop_size", "round_pixels")]
+    described = [config["model"], *seen]
     digest = hashlib.blake2b(
       json.dumps(described, sort_keys=True).encode(), digest_size=16
     )
@@ -59,16 +60,21 @@ class Trained:
     *,
     data_dir: epath.PathLike | None = None,
     info_files: epath.PathLike | None = None,
+    data_check: str | None = None,
   ) -> Tasks:
     """Returns makers of the retrieval tasks of some splits.
 
     Args:
       splits: of "val" and "test".
       data_dir: where the data lies; where the run had it if None.
-      info_files: folder of the info files, if it lies elsewhere.
+      info_files: folder of the info files, if it lies elsewhere; where the
+        run had it if both are None.
+      data_check: "uned" where other counts than UnED's are an error.
     """
     from udon_jax.data import dataset, layout, stream
 
+    if data_dir is None and info_files is None:
+      info_files = self.config.info_files_dir
     place = layout.find(
       data_dir or self.config.data_dir, info_files=info_files, key="--data"
     )
@@ -79,10 +85,12 @@ class Trained:
       options=stream.Options(
         resize_size=self.config.data.resize_size,
         crop_size=self.config.data.crop_size,
+        round_pixels=self.config.data.round_pixels,
         num_threads=num_threads(self.config),
         prefetch=self.config.data.prefetch,
       ),
       eval_splits=splits,
+      data_check=data_check,
     )
 
 

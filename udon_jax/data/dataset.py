@@ -1,17 +1,24 @@
 """The data of a run: training sources and retrieval tasks of its domains."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
-import hashlib
-import json
 import os
-from typing import Any
 
 from etils import epath
 
 from udon_jax import domains as domain_table
 from udon_jax import errors, structs
-from udon_jax.data import info, layout, pipeline, records, splits, stream
+from udon_jax.data import (
+  counts,
+  fingerprints,
+  info,
+  layout,
+  pipeline,
+  records,
+  splits,
+  stream,
+)
 
 Domain = str | domain_table.DomainSpec
 TaskBuilder = Callable[[], list[structs.RetrievalTask]]
@@ -26,7 +33,10 @@ def load(
   seed: int,
   resize_size: int,
   crop_size: int,
+  round_pixels: bool,
   num_threads: int,
+  info_files: epath.PathLike | None = None,
+  data_check: str | None = None,
   prefetch: int = 2,
   process_index: int = 0,
   process_count: int = 1,
@@ -34,14 +44,17 @@ def load(
   """Returns the training sources and the evaluation tasks of some domains.
 
   Args:
-    data_dir: folder that holds images/, info_files/ and tfds/.
+    data_dir: folder that holds info_files/ and tfds/, or that tfds/.
     domains: names of known domains, or descriptions of own ones.
     batch_size: images of a training batch, over all processes.
     eval_batch_size: images of an evaluation batch, over all processes.
     seed: seed of order and augmentation, not negative.
     resize_size: height and width of a training image before its crop.
     crop_size: height and width of every image that comes out.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
     num_threads: threads of each stream; 0 takes one for each CPU.
+    info_files: folder of the info files, where it lies elsewhere.
+    data_check: "uned" where other counts than UnED's are an error.
     prefetch: batches kept ready by each stream.
     process_index: number of this process.
     process_count: number of processes.
@@ -55,23 +68,41 @@ def load(
     UserError: a folder or file is missing or wrong, or a value is impossible.
   """
   _check_values(seed, resize_size, crop_size, num_threads, prefetch)
-  place = layout.find(data_dir)
+  place = layout.find(
+    data_dir, info_files=info_files, info_files_key="config.info_files_dir"
+  )
   options = stream.Options(
     resize_size=resize_size,
     crop_size=crop_size,
+    round_pixels=round_pixels,
     num_threads=num_threads or os.cpu_count() or 1,
     prefetch=prefetch,
     process_index=process_index,
     process_count=process_count,
   )
   specs = _specs(domains)
-  tasks = load_tasks(
-    place, domains=specs, eval_batch_size=eval_batch_size, options=options
+  tasks = _tasks(
+    place,
+    specs,
+    eval_batch_size=eval_batch_size,
+    options=options,
+    eval_splits=domain_table.EVAL_SPLITS,
   )
   sources = [
     _train_source(place, spec.name, batch_size, seed=seed, options=options)
     for spec in specs
   ]
+  names = _names(specs, domain_table.EVAL_SPLITS)
+  num_examples = counts.of_splits(place, names)
+  for source in sources:
+    num_examples[source.name, domain_table.TRAIN_SPLIT] = source.num_examples
+  counts.check(
+    place,
+    num_examples=num_examples,
+    num_classes={source.name: source.num_classes for source in sources},
+    data_check=data_check,
+    key="config.data_check",
+  )
   return sources, tasks
 
 
@@ -82,11 +113,13 @@ def load_tasks(
   eval_batch_size: int,
   options: stream.Options,
   eval_splits: Sequence[str] = domain_table.EVAL_SPLITS,
+  data_check: str | None = None,
+  data_check_key: str = "--data_check",
 ) -> dict[str, TaskBuilder]:
   """Returns a function for each evaluation split that builds its tasks.
 
-  That all files are there is checked at once; their contents when the tasks
-  are built, which happens once.
+  That all files are there, and how many records they hold, is checked at once;
+  their contents when the tasks are built, which happens once.
 
   Args:
     place: where the data lies.
@@ -94,17 +127,43 @@ def load_tasks(
     eval_batch_size: images of a batch, over all processes.
     options: how to read.
     eval_splits: "val", "test" or both.
+    data_check: "uned" where other counts than UnED's are an error.
+    data_check_key: what the user sets it with, for the message.
 
   Raises:
-    UserError: a file is missing, or `eval_batch_size` is impossible.
+    UserError: a file is missing, `eval_batch_size` is impossible, or counts
+      are not those of UnED though they must be.
   """
-  pipeline.check_batch_size("config.eval.batch_size", eval_batch_size, options)
   specs = _specs(domains)
-  for spec in specs:
-    for eval_split in eval_splits:
-      protocol = spec.protocol(eval_split)
-      for split in {protocol.query: None, protocol.index: None}:
-        _check_files(place, spec.name, split)
+  tasks = _tasks(
+    place,
+    specs,
+    eval_batch_size=eval_batch_size,
+    options=options,
+    eval_splits=eval_splits,
+  )
+  counts.check(
+    place,
+    num_examples=counts.of_splits(place, _names(specs, eval_splits)),
+    num_classes={},
+    data_check=data_check,
+    key=data_check_key,
+  )
+  return tasks
+
+
+def _tasks(
+  place: layout.Layout,
+  specs: Sequence[domain_table.DomainSpec],
+  *,
+  eval_batch_size: int,
+  options: stream.Options,
+  eval_splits: Sequence[str],
+) -> dict[str, TaskBuilder]:
+  """Does what `load_tasks` does, without a look at the counts."""
+  pipeline.check_batch_size("config.eval.batch_size", eval_batch_size, options)
+  for domain, split in _names(specs, eval_splits):
+    _check_files(place, domain, split)
   image_split = functools.cache(
     lambda domain, split: open_split(
       place, domain, split, batch_size=eval_batch_size, options=options
@@ -138,14 +197,7 @@ def open_split(
     UserError: a file is missing or wrong, or the records are not those of the
       info file.
   """
-  images = info.read_info(place.info_file(domain, split), split=split)
-  files = splits.open_records(place, domain, split)
-  splits.check_agreement(
-    files,
-    images,
-    in_order=True,
-    cure=f"delete {place.records(domain, split)} and run {place.prepare}",
-  )
+  files, images = splits.open_eval(place, domain, split)
   return structs.ImageSplit(
     domain,
     split,
@@ -155,6 +207,21 @@ def open_split(
       pipeline.open_eval, files, batch_size=batch_size, options=options
     ),
   )
+
+
+def _names(
+  specs: Sequence[domain_table.DomainSpec], eval_splits: Sequence[str]
+) -> list[tuple[str, str]]:
+  """Returns (domain, split) of all that some evaluations read, each once."""
+  return [
+    (spec.name, split)
+    for spec in specs
+    for split in dict.fromkeys(
+      split
+      for name in eval_splits
+      for split in dataclasses.astuple(spec.protocol(name))
+    )
+  ]
 
 
 def fingerprint(
@@ -170,26 +237,14 @@ def fingerprint(
     UserError: a file is missing.
   """
   place = layout.find(data_dir)
-  parts = {
-    spec.name: _fingerprint(place, spec.name) for spec in _specs(domains)
-  }
-  return _hash(parts)
-
-
-def _fingerprint(place: layout.Layout, domain: str) -> str:
-  """Returns a hash of one domain's training data."""
   train = domain_table.TRAIN_SPLIT
-  files = [
-    (file.name, file.stat().length)
-    for file in _check_files(place, domain, train)
-  ]
-  return _hash([info.fingerprint(place.info_file(domain, train)), files])
-
-
-def _hash(value: Any) -> str:
-  """Returns a short hash of plain values."""
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return fingerprints.of_all(
+    place,
+    {
+      spec.name: _check_files(place, spec.name, train)
+      for spec in _specs(domains)
+    },
+  )
 
 
 def _check_values(
@@ -251,8 +306,8 @@ def _train_source(
   options: stream.Options,
 ) -> pipeline.TrainSource:
   """Returns the training source of one domain."""
-  _check_files(place, domain, domain_table.TRAIN_SPLIT)
-  files = splits.open_records(place, domain, domain_table.TRAIN_SPLIT)
+  found = _check_files(place, domain, domain_table.TRAIN_SPLIT)
+  files, num_classes = splits.open_train(place, domain)
   if not len(files):
     raise errors.UserError(
       f"{place.records(domain, domain_table.TRAIN_SPLIT)} holds no records;"
@@ -260,8 +315,8 @@ def _train_source(
     )
   return pipeline.TrainSource(
     domain,
-    num_classes=splits.num_classes(place, domain),
-    fingerprint=_fingerprint(place, domain),
+    num_classes=num_classes,
+    fingerprint=fingerprints.of_domain(place, domain, found),
     files=files,
     batch_size=batch_size,
     seed=seed,
