@@ -57,13 +57,7 @@ def main(_: Sequence[str]) -> None:
     batch_size=config.batch_size,
     eval_batch_size=config.eval.batch_size,
     seed=config.seed,
-    resize_size=config.data.resize_size,
-    crop_size=config.data.crop_size,
-    round_pixels=config.data.round_pixels,
-    num_threads=trained.num_threads(config),
-    prefetch=config.data.prefetch,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    options=trained.reading(config),
   )
   trainer.train(config, _WORKDIR.value, sources=sources, tasks=tasks)
   if jax.process_index() == 0:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import jax
@@ -23,6 +23,9 @@ from udon_jax import (
   run,
   structs,
 )
+
+if TYPE_CHECKING:
+  from udon_jax.data import stream
 
 Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
@@ -71,7 +74,7 @@ class Trained:
         run had it if both are None.
       data_check: "uned" where other counts than UnED's are an error.
     """
-    from udon_jax.data import dataset, layout, stream
+    from udon_jax.data import dataset, layout
 
     if data_dir is None and info_files is None:
       info_files = self.config.info_files_dir
@@ -82,13 +85,7 @@ class Trained:
       place,
       domains=self.config.domains,
       eval_batch_size=self.config.eval.batch_size,
-      options=stream.Options(
-        resize_size=self.config.data.resize_size,
-        crop_size=self.config.data.crop_size,
-        round_pixels=self.config.data.round_pixels,
-        num_threads=num_threads(self.config),
-        prefetch=self.config.data.prefetch,
-      ),
+      options=reading(self.config),
       eval_splits=splits,
       data_check=data_check,
     )
@@ -97,6 +94,21 @@ class Trained:
 def num_threads(config: ml_collections.ConfigDict) -> int:
   """Returns the threads that read images."""
   return config.data.num_threads or os.cpu_count() or 1
+
+
+def reading(config: ml_collections.ConfigDict) -> "stream.Options":
+  """Returns how this process reads the images of a config."""
+  from udon_jax.data import stream  # loads TensorFlow
+
+  return stream.Options(
+    resize_size=config.data.resize_size,
+    crop_size=config.data.crop_size,
+    round_pixels=config.data.round_pixels,
+    num_threads=num_threads(config),
+    prefetch=config.data.prefetch,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
 
 
 def load(

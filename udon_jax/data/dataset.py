@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import os
 
 from etils import epath
 
@@ -31,15 +30,9 @@ def load(
   batch_size: int,
   eval_batch_size: int,
   seed: int,
-  resize_size: int,
-  crop_size: int,
-  round_pixels: bool,
-  num_threads: int,
+  options: stream.Options,
   info_files: epath.PathLike | None = None,
   data_check: str | None = None,
-  prefetch: int = 2,
-  process_index: int = 0,
-  process_count: int = 1,
 ) -> tuple[list[pipeline.TrainSource], dict[str, TaskBuilder]]:
   """Returns the training sources and the evaluation tasks of some domains.
 
@@ -49,15 +42,9 @@ def load(
     batch_size: images of a training batch, over all processes.
     eval_batch_size: images of an evaluation batch, over all processes.
     seed: seed of order and augmentation, not negative.
-    resize_size: height and width of a training image before its crop.
-    crop_size: height and width of every image that comes out.
-    round_pixels: whether pixels are uint8, or float32 and not rounded.
-    num_threads: threads of each stream; 0 takes one for each CPU.
+    options: how to read.
     info_files: folder of the info files, where it lies elsewhere.
     data_check: "uned" where other counts than UnED's are an error.
-    prefetch: batches kept ready by each stream.
-    process_index: number of this process.
-    process_count: number of processes.
 
   Returns:
     One source for each domain, in the order of `domains`; and for "val" and
@@ -67,18 +54,9 @@ def load(
   Raises:
     UserError: a folder or file is missing or wrong, or a value is impossible.
   """
-  _check_values(seed, resize_size, crop_size, num_threads, prefetch)
+  _check_values(seed, options)
   place = layout.find(
     data_dir, info_files=info_files, info_files_key="config.info_files_dir"
-  )
-  options = stream.Options(
-    resize_size=resize_size,
-    crop_size=crop_size,
-    round_pixels=round_pixels,
-    num_threads=num_threads or os.cpu_count() or 1,
-    prefetch=prefetch,
-    process_index=process_index,
-    process_count=process_count,
   )
   specs = _specs(domains)
   tasks = _tasks(
@@ -247,24 +225,25 @@ def fingerprint(
   )
 
 
-def _check_values(
-  seed: int, resize_size: int, crop_size: int, num_threads: int, prefetch: int
-) -> None:
+def _check_values(seed: int, options: stream.Options) -> None:
   """Raises a `UserError` for a value that is impossible by itself."""
   for key, value in (
     ("seed", seed),
-    ("data.num_threads", num_threads),
-    ("data.prefetch", prefetch),
+    ("data.prefetch", options.prefetch),
   ):
     if value < 0:
       raise errors.UserError(
         f"config.{key}={value} is negative; choose 0 or more"
       )
-  if not 0 < crop_size <= resize_size:
+  if options.num_threads < 1:
     raise errors.UserError(
-      f"config.data.crop_size={crop_size} does not fit into"
-      f" config.data.resize_size={resize_size}; choose a positive value up to"
-      " that"
+      f"config.data.num_threads={options.num_threads} is none; choose 1 or more"
+    )
+  if not 0 < options.crop_size <= options.resize_size:
+    raise errors.UserError(
+      f"config.data.crop_size={options.crop_size} does not fit into"
+      f" config.data.resize_size={options.resize_size}; choose a positive value"
+      " up to that"
     )
 
 
