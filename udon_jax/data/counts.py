@@ -84,16 +84,12 @@ def _differences(
   """Returns every count that is not UnED's, with UnED's in parentheses."""
   found = []
   for name, spec in domain_table.UNED.items():
-    counts = {
-      split: (number, spec.num_examples.get(split))
-      for (domain, split), number in num_examples.items()
-      if domain == name
-    }
-    if name in num_classes:
-      counts[_CLASSES] = (num_classes[name], spec.num_classes)
-    found += [
-      f"{name} {what} {number:,} ({wanted:,})"
-      for what, (number, wanted) in counts.items()
-      if wanted is not None and number != wanted
-    ]
+    for split, wanted in spec.num_examples.items():
+      number = num_examples.get((name, split), wanted)
+      if number != wanted:
+        found.append(f"{name} {split} {number:,} ({wanted:,})")
+    wanted = spec.num_classes
+    number = num_classes.get(name, wanted)
+    if number != wanted:
+      found.append(f"{name} {_CLASSES} {number:,} ({wanted:,})")
   return found
