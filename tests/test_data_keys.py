@@ -142,5 +142,5 @@ def test_a_damaged_record_without_a_key_is_named(tmp_path):
   start = int(offsets.load(files.files[0])[1]) + offsets.HEADER_BYTES
   whole[start] ^= 0x50
   files.files[0].write_bytes(whole)
-  with pytest.raises(errors.UserError, match="record 1 .*is damaged"):
+  with pytest.raises(errors.UserError, match=r"record 1 .*is damaged"):
     keys.read_all(files)

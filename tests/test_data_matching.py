@@ -175,7 +175,7 @@ def test_a_damaged_key_is_named_as_damage(root):
   whole = bytearray(file.read_bytes())
   whole[whole.index(b"cars/val/4.jpg")] ^= 1
   file.write_bytes(whole)
-  with pytest.raises(errors.UserError, match="record 4 .*is damaged"):
+  with pytest.raises(errors.UserError, match=r"record 4 .*is damaged"):
     read(root)
 
 

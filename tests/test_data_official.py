@@ -202,7 +202,9 @@ def test_info_files_may_lie_elsewhere(root, tmp_path, data_dir):
     load(root)
   assert "info_files/met/val.json is missing" in str(caught.value)
   assert "config.info_files_dir" in str(caught.value)
-  with pytest.raises(errors.UserError, match="config.info_files_dir=.*nowhere"):
+  with pytest.raises(
+    errors.UserError, match=r"config\.info_files_dir=.*nowhere"
+  ):
     load(root, info_files=tmp_path / "nowhere")
 
 
@@ -257,7 +259,7 @@ def test_keys_that_lead_out_open_nothing(root):
   contents[2] = example.SerializeToString()
   official_data.write(official_data.place(root, "cars", "val"), contents)
   _, tasks = load(root)
-  with pytest.raises(errors.UserError, match="secret.jpg.*does not list"):
+  with pytest.raises(errors.UserError, match=r"secret\.jpg.*does not list"):
     tasks["val"]()
 
 
