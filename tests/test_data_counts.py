@@ -8,6 +8,7 @@ import pytest
 from tests import data_files, official_data
 from udon_jax import domains, errors
 from udon_jax.data import counts, dataset, layout
+from udon_jax.data.synthetic import generation
 
 UNED = {
   (name, split): number
@@ -75,6 +76,10 @@ def test_synthetic_data_is_not_told_of(tmp_path, log):
   assert log.text == ""
   with pytest.raises(errors.UserError, match="differs from UnED"):
     check(tmp_path, dict.fromkeys(UNED, 60), {}, "uned")
+
+
+def test_the_marker_is_that_of_the_synthetic_set():
+  assert generation.MARKER == counts._SYNTHETIC
 
 
 def test_another_check_is_unknown(tmp_path):

@@ -18,7 +18,7 @@ from tests.small_run import (
   TINY,
   TRAIN,
 )
-from udon_jax.data import examples, offsets, records
+from udon_jax.data import examples, layout, offsets, records, splits
 
 # Impossible values of keys: {key=value: words of the message beside them}.
 VALUES = {
@@ -518,11 +518,16 @@ def folder(tmp_path_factory):
   for broken, split, change in (
     ("class_id", "train", lambda x: [*x[:3], x[3] | {"class_id": 1000}]),
     ("no_image", "val", lambda _: []),
-    ("outside", "val", name("../secret.jpg")),
     ("missing", "val", name("cars/nowhere.jpg")),
     ("damaged", "val", name("torn.jpg")),
   ):
     write_broken(folder, broken, break_info=edit(split, change))
+  write_broken(
+    folder,
+    "outside",
+    break_info=edit("val", name("../secret.jpg")),
+    break_records=lambda cars: (cars / "val/metadata.json").unlink(),
+  )
   write_broken(
     folder, "no_info", break_info=lambda cars: (cars / "val.json").unlink()
   )
@@ -540,6 +545,8 @@ def folder(tmp_path_factory):
     break_info=edit("test", alone),
     break_records=lambda cars: (cars / "test/metadata.json").unlink(),
   )
+  # Otherwise the mistake would leave the order of the records beside them.
+  splits.open_eval(layout.find(folder / "alone"), "cars", "test")
   for broken, break_file in (
     ("cut", cut),
     ("folder", make_folder),

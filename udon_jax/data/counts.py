@@ -22,11 +22,10 @@ def of_splits(
   """Returns the images of every (domain, split) that UnED's table has.
 
   Raises:
-    UserError: files are missing or damaged, or an info file changed since
-      records were made of it.
+    UserError: files are missing or damaged.
   """
   return {
-    (domain, split): len(splits.open_records(place, domain, split))
+    (domain, split): splits.count(place, domain, split)
     for domain, split in names
     if domain in domain_table.UNED
   }

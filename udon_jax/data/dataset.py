@@ -96,8 +96,8 @@ def load_tasks(
 ) -> dict[str, TaskBuilder]:
   """Returns a function for each evaluation split that builds its tasks.
 
-  That all files are there, and how many records they hold, is checked at once;
-  their contents when the tasks are built, which happens once.
+  That all files are there is checked at once, and the number of records; their
+  contents when the tasks are built, which happens once.
 
   Args:
     place: where the data lies.

@@ -1,5 +1,7 @@
 """The records of a split, opened and matched with its info file."""
 
+from etils import epath
+
 from udon_jax import domains, errors
 from udon_jax.data import info, keys, layout, matching, metadata, records
 
@@ -58,11 +60,7 @@ def open_records(
       they were made.
   """
   folder = place.records(domain, split)
-  files = records.find_files(
-    folder,
-    base=records.file_name(domain, split),
-    cure=f"run {place.prepare} --domains={domain}",
-  )
+  files = _find_files(place, domain, split)
   known = metadata.read(folder)
   info_file = place.info_file(domain, split)
   if known and known.info_fingerprint != info.fingerprint(info_file):
@@ -82,6 +80,18 @@ def open_records(
       f" {place.prepare} --domains={domain}"
     )
   return opened
+
+
+def count(place: layout.Layout, domain: str, split: str) -> int:
+  """Returns the number of a split's records, from metadata where there is any.
+
+  Raises:
+    UserError: files are missing or damaged.
+  """
+  known = metadata.read(place.records(domain, split))
+  if known:
+    return known.num_examples
+  return len(records.RecordFiles(_find_files(place, domain, split)))
 
 
 def agree(
@@ -140,3 +150,13 @@ def agree(
         f" not list; {cure}"
       )
   return True
+
+
+def _find_files(
+  place: layout.Layout, domain: str, split: str
+) -> list[epath.Path]:
+  return records.find_files(
+    place.records(domain, split),
+    base=records.file_name(domain, split),
+    cure=f"run {place.prepare} --domains={domain}",
+  )
