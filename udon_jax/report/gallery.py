@@ -140,6 +140,8 @@ class Pictures:
 
     # Reading an info file takes seconds where it is large.
     for in_order in (False, True):
+      if in_order and not self._place().info_file(domain, split).exists():
+        break
       files = self._open(domain, split, in_order=in_order)
       if position >= len(files):
         raise errors.UserError(
@@ -154,12 +156,21 @@ class Pictures:
       "the test"
     )
 
+  def _place(self):
+    from udon_jax.data import layout
+
+    return layout.find(
+      self._data_dir,
+      info_files=self._info_files,
+      info_files_key="config.info_files_dir",
+    )
+
   @functools.cache  # noqa: B019
   def _open(self, domain: str, split: str, *, in_order: bool):
     """Opens records as they lie, or in the order of their info file."""
-    from udon_jax.data import layout, records, splits
+    from udon_jax.data import records, splits
 
-    place = layout.find(self._data_dir, info_files=self._info_files)
+    place = self._place()
     if in_order:
       return splits.open_eval(place, domain, split)[0]
     return records.RecordFiles(
