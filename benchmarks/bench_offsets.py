@@ -47,9 +47,12 @@ def write_file(path, *, size, num_bytes):
 
 
 def read_with_tensorflow(path):
-  """Returns the number of records that TensorFlow reads."""
-  data = tf.data.TFRecordDataset(str(path), buffer_size=2**20)
-  return int(data.reduce(np.int64(0), lambda n, _: n + 1))
+  """Returns the number of records that TensorFlow reads.
+
+  In batches: its function for every single record would cost more than they.
+  """
+  data = tf.data.TFRecordDataset(str(path), buffer_size=2**20).batch(256)
+  return int(data.reduce(np.int64(0), lambda n, x: n + tf.size(x, tf.int64)))
 
 
 def read_headers(path, starts):
