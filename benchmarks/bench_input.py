@@ -91,7 +91,9 @@ def ours(files):
     files=records.RecordFiles(files),
     batch_size=BATCH,
     seed=0,
-    options=stream.Options(resize_size=256, crop_size=224, num_threads=THREADS),
+    options=stream.Options(
+      resize_size=256, crop_size=224, round_pixels=True, num_threads=THREADS
+    ),
   )
   return source.open(0)
 

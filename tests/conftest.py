@@ -17,6 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+# Where records are read-only; never the one of whoever runs the tests.
+_OFFSETS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "udon_jax"
+os.environ["UDON_JAX_CACHE"] = str(_OFFSETS)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from udon_jax.data import layout, preparation, stream
 
-OPTIONS = stream.Options(resize_size=20, crop_size=16, num_threads=2)
+OPTIONS = stream.Options(
+  resize_size=20, crop_size=16, round_pixels=True, num_threads=2
+)
 
 
 def pixels(seed, *, size=(40, 30), channels=3):

@@ -9,6 +9,7 @@ from udon_jax import checks, default_config, errors
 # RULES in `checks`.
 ELSEWHERE = {
   "data_dir",
+  "info_files_dir",
   "pretrained",
   "profile_steps",
   "resume_from",

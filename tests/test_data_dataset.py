@@ -1,5 +1,6 @@
 """Sources and tasks of a data directory."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -34,11 +35,14 @@ def load(root, **changes):
     "batch_size": 4,
     "eval_batch_size": 4,
     "seed": 0,
-    "resize_size": 20,
-    "crop_size": 16,
-    "num_threads": 0,
   }
-  return dataset.load(root, **arguments | changes)
+  fields = {field.name for field in dataclasses.fields(data_files.OPTIONS)}
+  options = {name: changes.pop(name) for name in fields & changes.keys()}
+  return dataset.load(
+    root,
+    options=dataclasses.replace(data_files.OPTIONS, **options),
+    **arguments | changes,
+  )
 
 
 def test_sources_are_in_the_order_of_the_domains(original):

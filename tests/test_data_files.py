@@ -8,6 +8,7 @@ from tests import data_files
 from udon_jax.data import files, formats, preprocess
 
 SIZE = 16
+OPTIONS = {"crop_size": SIZE, "round_pixels": True}
 NUM_FILES = 53
 UNREADABLE = {0: "gone", 7: "text", 8: "empty", 30: "large", 52: "text"}
 
@@ -44,6 +45,7 @@ def read_folder(folder, start, *, batch_size=8, num_threads=2):
       paths,
       start=start,
       crop_size=SIZE,
+      round_pixels=True,
       batch_size=batch_size,
       num_threads=num_threads,
     )
@@ -70,7 +72,9 @@ def test_positions_are_those_of_the_paths(folder):
       assert not images[i].any()
       continue
     pixels = formats.decode((root / path).read_bytes())
-    expected = preprocess.center(pixels, crop_size=SIZE).numpy()
+    expected = preprocess.center(
+      pixels, crop_size=SIZE, round_pixels=True
+    ).numpy()
     np.testing.assert_array_equal(images[i], expected)
 
 
@@ -89,7 +93,7 @@ def test_all_ways_to_read_are_one(folder):
   root, paths = folder
   images, failures = joined(read_folder(folder, 0))
   full = [root / path for path in paths]
-  options = {"crop_size": SIZE, "batch_size": 8, "num_threads": 2}
+  options = OPTIONS | {"batch_size": 8, "num_threads": 2}
   others, other_failures = joined(files.read(iter(full), **options))
   np.testing.assert_array_equal(others, images)
   assert {i: f.reason for i, f in other_failures.items()} == {
@@ -107,7 +111,7 @@ def test_few_images_are_in_memory():
       yield np.full((20, 20, 3), i % 256, np.uint8)
 
   given, most = 0, 0
-  options = {"crop_size": SIZE, "batch_size": 8, "num_threads": 2}
+  options = OPTIONS | {"batch_size": 8, "num_threads": 2}
   for batch in files.read(images(), **options):
     given += batch.num_images
     most = max(most, taken - given)
@@ -132,7 +136,7 @@ def test_few_files_are_read_ahead(folder, monkeypatch):
         return ["01.jpg"] * (min(key.stop, len(self)) - key.start)
       raise AssertionError("the graph gave a file up")
 
-  options = {"crop_size": SIZE, "batch_size": 8, "num_threads": 2}
+  options = OPTIONS | {"batch_size": 8, "num_threads": 2}
   batches = files.read_folder(root, Paths(), start=0, **options)
   for i in range(100):
     assert next(batches).num_images == 8
@@ -143,7 +147,7 @@ def test_few_files_are_read_ahead(folder, monkeypatch):
 
 
 def test_no_images_are_one_empty_batch():
-  options = {"crop_size": SIZE, "batch_size": 8, "num_threads": 2}
+  options = OPTIONS | {"batch_size": 8, "num_threads": 2}
   (batch,) = files.read([], **options)
   assert batch.num_images == 0
   assert batch.images.shape == (8, SIZE, SIZE, 3)
@@ -151,6 +155,6 @@ def test_no_images_are_one_empty_batch():
 
 def test_pillow_images_too_large_are_unreadable():
   image = Image.new("1", (20_000, 20_000))
-  options = {"crop_size": SIZE, "batch_size": 1, "num_threads": 1}
+  options = OPTIONS | {"batch_size": 1, "num_threads": 1}
   (batch,) = files.read([image], **options)
   assert "pixels" in batch.failures[0].reason

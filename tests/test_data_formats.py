@@ -13,6 +13,7 @@ from tests import data_files
 from udon_jax.data import files, formats, preprocess
 
 SIDE = 24
+OPTIONS = {"crop_size": SIDE, "round_pixels": True}
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (SIDE, SIDE, 4), np.uint8)
 RGB = RGBA[..., :3]
@@ -71,7 +72,7 @@ def test_lossless_formats(kind, mode):
 
 
 def read(images, **changes):
-  options = {"crop_size": SIDE, "batch_size": len(images), "num_threads": 2}
+  options = OPTIONS | {"batch_size": len(images), "num_threads": 2}
   return files.read(images, **options | changes)
 
 
@@ -105,14 +106,14 @@ def test_transparent_parts_of_gifs_are_black_in_animations_too():
 @pytest.mark.parametrize("size", [(40, 30), (30, 41), (24, 24), (500, 17)])
 def test_jpegs_have_the_pixels_of_evaluation(mode, size, tmp_path):
   data = data_files.encode(1, size=size, mode=mode)
-  wanted = preprocess.eval_image(tf.constant(data), crop_size=SIDE).numpy()
+  wanted = preprocess.eval_image(tf.constant(data), **OPTIONS).numpy()
   (tmp_path / "x.jpg").write_bytes(data)
   (batch,) = read([data])
   (fast,) = files.read_folder(
     tmp_path,
     ["x.jpg"],
     start=0,
-    crop_size=SIDE,
+    **OPTIONS,
     batch_size=2,
     num_threads=2,
   )

@@ -195,6 +195,8 @@ def test_an_image_is_looked_for_under_its_own_name_first(tmp_path):
   assert preparation.find_image(images, "ü.jpg") is None
   (images / "#U00fc.jpg").write_bytes(b"")
   assert preparation.find_image(images, "ü.jpg").name == "#U00fc.jpg"
+  (images / "#L01f600.jpg").write_bytes(b"")
+  assert preparation.find_image(images, "😀.jpg").name == "#L01f600.jpg"
   (images / "ü.jpg").write_bytes(b"")
   assert preparation.find_image(images, "ü.jpg").name == "ü.jpg"
 

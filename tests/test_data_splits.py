@@ -25,19 +25,6 @@ def test_metadata_of_other_making_is_not_trusted(tmp_path):
     assert metadata.read(folder) is None
 
 
-def test_infos_and_records_must_agree(root):
-  place = data_files.prepare(root)
-  images = info.read_info(place.info_file("cars", "val"), split="val")
-  files = records.RecordFiles([root / "tfds/cars/val/cars.val.tfrecord"])
-  swapped = info.SplitInfo(images.paths[::-1], images.labels[::-1])
-  fewer = info.SplitInfo(images.paths[:-1], images.labels[:-1])
-  splits.check_agreement(files, images, in_order=True, cure="CURE")
-  splits.check_agreement(files, swapped, in_order=False, cure="CURE")
-  for other, message in [(swapped, "is of image"), (fewer, "5 records")]:
-    with pytest.raises(errors.UserError, match=f"{message}.*CURE"):
-      splits.check_agreement(files, other, in_order=True, cure="CURE")
-
-
 def test_a_changed_info_file_is_noticed(root):
   place = data_files.prepare(root)
   data_files.add_split(root, "cars", "val", 4)
@@ -70,27 +57,29 @@ def test_training_records_of_other_making_are_counted(root):
   place = data_files.prepare(root, num_shards=1)
   folder = root / "tfds/cars/train"
   (folder / "metadata.json").unlink()
-  assert len(splits.open_records(place, "cars", "train")) == 7
+  files, num_classes = splits.open_train(place, "cars")
+  assert (len(files), num_classes) == (7, 3)
   file = folder / "cars.train.tfrecord-00000-of-00001"
   starts = offsets.load(file)
   file.write_bytes(file.read_bytes()[: starts[4]])
   with pytest.raises(errors.UserError, match=r"4 records.* 7 images.*prepare"):
-    splits.open_records(place, "cars", "train")
+    splits.open_train(place, "cars")
 
 
 def test_classes_are_counted_in_the_info_file_without_metadata(root):
-  place = layout.find(root)
-  assert splits.num_classes(place, "cars") == 3
-  data_files.prepare(root)
-  assert splits.num_classes(place, "cars") == 3
-  data_files.add_split(root, "cars", "train", 7, num_classes=5)
-  assert splits.num_classes(place, "cars") == 5
+  place = data_files.prepare(root)
+  (root / "tfds/cars/train/metadata.json").unlink()
+  assert splits.open_train(place, "cars")[1] == 3
+  entries = json.loads(place.info_file("cars", "train").read_text())
+  entries[2]["class_id"] = 4
+  data_files.write_info(root, "cars", "train", entries)
+  assert splits.open_train(place, "cars")[1] == 5
 
 
 def test_classes_are_not_counted_again_with_metadata(root, monkeypatch):
   place = data_files.prepare(root)
   monkeypatch.setattr(info, "read_info", None)
-  assert splits.num_classes(place, "cars") == 3
+  assert splits.open_train(place, "cars")[1] == 3
 
 
 @pytest.mark.parametrize("data_dir", [None, ""])

@@ -69,7 +69,7 @@ def test_evaluation_records_keep_the_order_of_the_info_file(root):
   folder = root / "tfds/cars/val"
   assert {path.name for path in folder.iterdir()} == {
     "cars.val.tfrecord",
-    "cars.val.tfrecord.offsets.npy",
+    ".cars.val.tfrecord.offsets.npy",
     "metadata.json",
   }
   written = read_with_tensorflow([folder / "cars.val.tfrecord"])
@@ -95,7 +95,7 @@ def test_sidecars_equal_those_found_by_scanning(root):
   for file in (root / "tfds").rglob("*.offsets.npy"):
     written = np.load(file)
     file.unlink()
-    record_file = str(file).removesuffix(".offsets.npy")
+    record_file = file.with_name(file.name[1:].removesuffix(".offsets.npy"))
     np.testing.assert_array_equal(offsets.load(record_file), written)
 
 

@@ -17,6 +17,7 @@ from udon_jax import (
   run,
   trained,
 )
+from udon_jax.data import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,38 @@ def test_another_weight_is_another_fingerprint(tiny_run):
   changed = [*leaves[:-1], leaves[-1].at[0].add(1e-6)]
   other = dataclasses.replace(found, params=tree.unflatten(changed))
   assert other.fingerprint() != found.fingerprint()
+
+
+def test_pixels_are_those_of_the_runs_evaluation(tiny_run, folder):
+  """Of a run whose pixels are not rounded too."""
+  found = trained.load(tiny_run)
+  data = [path.read_bytes() for path in paths_of(folder)]
+  prints = set()
+  for round_pixels in (True, False):
+    config = found.config.copy_and_resolve_references()
+    with config.unlocked():
+      config.data.round_pixels = round_pixels
+    run_of = dataclasses.replace(found, config=config)
+    prints.add(run_of.fingerprint())
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(trained, "load", lambda *_, run_of=run_of, **__: run_of)
+      model = udon_jax.load(tiny_run)
+    assert model.dim == 8
+    images = [
+      preprocess.eval_image(x, crop_size=16, round_pixels=round_pixels)
+      for x in data
+    ]
+    padding = [np.zeros_like(images[0])] * (-len(images) % model.batch_size)
+    batches = np.stack([*images, *padding])
+    assert batches.dtype == (np.uint8 if round_pixels else np.float32)
+    expected = run_of.evaluator().embed_batches(
+      run_of.params,
+      np.split(batches, len(batches) // model.batch_size),
+      domain="cars",
+      names=["student"],
+    )["student"][: len(data)]
+    np.testing.assert_array_equal(model.embed(data), expected)
+  assert len(prints) == 2
 
 
 def test_mistakes(tiny_run, folder, tmp_path):

@@ -18,7 +18,7 @@ from tests.small_run import (
   TINY,
   TRAIN,
 )
-from udon_jax.data import examples, offsets, records
+from udon_jax.data import examples, layout, offsets, records, splits
 
 # Impossible values of keys: {key=value: words of the message beside them}.
 VALUES = {
@@ -34,6 +34,10 @@ VALUES = {
   "data.crop_size=30": "use for example",
   "data.crop_size=64": "config.data.resize_size=36",
   "data.num_threads=-2": "at least 0",
+  "data.round_pixels=maybe": "boolean",
+  "data_check=all": "known: uned",
+  "data_check=uned": "cars train",
+  "info_files_dir=FOLDER/nowhere": "<domain>/<split>.json",
   "data.prefetch=0": "at least 1",
   "mesh.fsdp=0": "-1",
   "model.name=vit_z16": "known: vit_",
@@ -161,6 +165,10 @@ CASES = {
     (*TRAIN, "--config.data_dir=FOLDER/no_info"),
     ("no_info/info_files/cars/val.json is missing", "copy"),
   ),
+  "list of training images missing": (
+    (*TRAIN, "--config.data_dir=FOLDER/no_list"),
+    ("no_list/info_files/cars/train.json is missing", "info_files_dir"),
+  ),
   "info file changed": (
     (*TRAIN, "--config.data_dir=FOLDER/class_id"),
     ("train.json changed", "restore"),
@@ -168,6 +176,25 @@ CASES = {
   "record file cut": (
     (*TRAIN, "--config.data_dir=FOLDER/cut"),
     ("cars.train.tfrecord-00000-of-00001 is cut off", "prepare the data again"),
+  ),
+  "records of other images, in training": (
+    (*TRAIN, "--config.data_dir=FOLDER/keys"),
+    ("cars.train.tfrecord-", "of image 'other.jpg'", "delete"),
+  ),
+  "records of other images, in evaluation": (
+    (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/keys"),
+    ("cars.test.tfrecord: record 0 is of image 'other.jpg'", "delete"),
+  ),
+  "evaluate a list whose paths lead out": (
+    (
+      *(EVALUATE, "--workdir=FOLDER/run", "--splits=val"),
+      "--data=FOLDER/outside",
+    ),
+    ("cars/val.json: entry 1: path '../secret.jpg' leads out", "relative"),
+  ),
+  "evaluate lists that are not there": (
+    (EVALUATE, "--workdir=FOLDER/run", "--info_files=FOLDER/nowhere"),
+    ("--info_files=", "nowhere is no folder"),
   ),
   "record file cut, in evaluation": (
     (EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/cut"),
@@ -196,6 +223,10 @@ CASES = {
   "workdir of another model": (
     (*TRAIN, "--workdir=FOLDER/run", "--config.model.student_dim=8"),
     ("holds another run", "config.model.student_dim is 64 there and 8 here"),
+  ),
+  "workdir of other pixels": (
+    (*TRAIN, "--workdir=FOLDER/run", "--config.data.round_pixels=False"),
+    ("another run", "config.data.round_pixels is True there and False here"),
   ),
   "workdir of other domains": (
     (
@@ -441,6 +472,17 @@ def tear_images(file):
   offsets.rebuild(file)
 
 
+def swap_keys(file):
+  """Writes records again, the first one with another key, as they are found."""
+  opened = records.RecordFiles([file])
+  contents = [opened.read(i) for i in range(len(opened))]
+  example = examples.tf.train.Example.FromString(contents[0])
+  example.features.feature["key"].bytes_list.value[0] = b"other.jpg"
+  data_files.write_records(file, [example.SerializeToString(), *contents[1:]])
+  offsets.rebuild(file)
+  (file.parent / "metadata.json").unlink(missing_ok=True)
+
+
 def move_offsets(file):
   starts = offsets.load(file)
   starts[1:-1] += 1
@@ -476,13 +518,21 @@ def folder(tmp_path_factory):
   for broken, split, change in (
     ("class_id", "train", lambda x: [*x[:3], x[3] | {"class_id": 1000}]),
     ("no_image", "val", lambda _: []),
-    ("outside", "val", name("../secret.jpg")),
     ("missing", "val", name("cars/nowhere.jpg")),
     ("damaged", "val", name("torn.jpg")),
   ):
     write_broken(folder, broken, break_info=edit(split, change))
   write_broken(
+    folder,
+    "outside",
+    break_info=edit("val", name("../secret.jpg")),
+    break_records=lambda cars: (cars / "val/metadata.json").unlink(),
+  )
+  write_broken(
     folder, "no_info", break_info=lambda cars: (cars / "val.json").unlink()
+  )
+  write_broken(
+    folder, "no_list", break_info=lambda cars: (cars / "train.json").unlink()
   )
   write_broken(
     folder,
@@ -495,10 +545,13 @@ def folder(tmp_path_factory):
     break_info=edit("test", alone),
     break_records=lambda cars: (cars / "test/metadata.json").unlink(),
   )
+  # Otherwise the mistake would leave the order of the records beside them.
+  splits.open_eval(layout.find(folder / "alone"), "cars", "test")
   for broken, break_file in (
     ("cut", cut),
     ("folder", make_folder),
     ("jpeg", tear_images),
+    ("keys", swap_keys),
     ("offsets", move_offsets),
   ):
     write_broken(folder, broken, break_records=each(break_file))
@@ -561,4 +614,4 @@ def test_wrong_offsets_of_good_records_heal(folder, answers):
   )
   assert found == expected
   assert answer.changed
-  assert all(path.endswith(offsets.SIDECAR_SUFFIX) for path in answer.changed)
+  assert all(path.endswith(".offsets.npy") for path in answer.changed)

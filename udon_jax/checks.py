@@ -59,6 +59,7 @@ _NAMES = _all(_ANY, str, "must be a tuple of names")
 RULES: dict[str, Rule] = {
   # JAX keeps 32 bits of a seed.
   "seed": (lambda x: 0 <= x < 2**32, "must be in 0 .. 4294967295"),
+  "data_check": _known(("uned",)),
   "domains": _NAMES,
   "batch_size": _at_least(1),
   "num_train_steps": _at_least(1),
@@ -71,6 +72,7 @@ RULES: dict[str, Rule] = {
   "grad_accum_steps": _at_least(1),
   "data.resize_size": _at_least(1),
   "data.crop_size": _at_least(1),
+  "data.round_pixels": (lambda x: isinstance(x, bool), "must be True or False"),
   "data.num_threads": _at_least(0),
   "data.prefetch": _at_least(1),
   "model.width": _at_least(1),

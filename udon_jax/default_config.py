@@ -17,8 +17,13 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   # Seed of parameters, order, augmentation, sampler and stochastic depth.
   c.seed = 0
-  # Folder with info_files/ and tfds/ (see "Data" in the README).
+  # Folder with info_files/ and tfds/, or that tfds/ itself (see "Data" in the
+  # README).
   c.data_dir = "data/uned"
+  # Folder with <domain>/<split>.json; None is info_files/ in data_dir.
+  c.info_files_dir = config_dict.placeholder(str)
+  # "uned": images and classes must be as many as UnED has; None takes any data.
+  c.data_check = config_dict.placeholder(str)
   # Names of the domains, in the order of their heads.
   c.domains = domains.UNED_NAMES
   # Images a step, over all devices.
@@ -83,6 +88,9 @@ def _data():
   c.resize_size = 256
   # ... and cropped to this one, at random for training, centrally otherwise.
   c.crop_size = 224
+  # Whether pixels are rounded to uint8, by at most half a grey level; False
+  # keeps them as float32, as the official code does, at 4 times the bytes.
+  c.round_pixels = True
   # Threads that decode each domain's images; 0 takes the machine's cores.
   c.num_threads = 0
   # Batches made ahead, for each domain.

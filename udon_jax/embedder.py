@@ -14,7 +14,7 @@ from jaxtyping import Float
 import numpy as np
 
 from udon_jax import errors, evaluator, trained
-from udon_jax.data import files
+from udon_jax.data import files, preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Embedder:
     embedding: "student", "teacher" or "backbone".
     domain: whose teacher is asked; None unless it is a teacher.
     crop_size: side of the images that the model sees, in pixels.
+    round_pixels: whether it sees uint8 pixels, or float32 and not rounded.
     batch_size: images embedded at a time.
     num_threads: threads that read images.
   """
@@ -34,6 +35,7 @@ class Embedder:
   embedding: str
   domain: str | None
   crop_size: int
+  round_pixels: bool
   batch_size: int
   num_threads: int
   _trained: trained.Trained
@@ -43,7 +45,8 @@ class Embedder:
   def dim(self) -> int:
     """Returns the length of an embedding."""
     size = self.crop_size
-    images = np.zeros((self.batch_size, size, size, 3), np.uint8)
+    kind = preprocess.pixel_type(round_pixels=self.round_pixels)
+    images = np.zeros((self.batch_size, size, size, 3), kind)
     (rows,) = self._embed([images])
     return rows.shape[1]
 
@@ -118,6 +121,7 @@ class Embedder:
     return files.read(
       images,
       crop_size=self.crop_size,
+      round_pixels=self.round_pixels,
       batch_size=self.batch_size,
       num_threads=self.num_threads,
     )
@@ -172,6 +176,7 @@ def load(
     embedding=embedding,
     domain=domain if embedding == "teacher" else None,
     crop_size=config.data.crop_size,
+    round_pixels=config.data.round_pixels,
     batch_size=config.eval.batch_size,
     num_threads=num_threads or trained.num_threads(config),
     _trained=found,

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 import numpy as np
 
 from udon_jax import errors, partitioning, structs
@@ -107,7 +107,7 @@ class Evaluator:
   def embed_batches(
     self,
     params: Any,
-    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    batches: Iterable[Real[np.ndarray, "b h w 3"]],
     *,
     domain: str,
     names: Sequence[str],
@@ -129,7 +129,7 @@ class Evaluator:
   def stream(
     self,
     params: Any,
-    batches: Iterable[UInt8[np.ndarray, "b h w 3"]],
+    batches: Iterable[Real[np.ndarray, "b h w 3"]],
     *,
     domain: str,
     names: Sequence[str],

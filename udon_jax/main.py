@@ -51,16 +51,13 @@ def main(_: Sequence[str]) -> None:
 
   sources, tasks = dataset.load(
     config.data_dir,
+    info_files=config.info_files_dir,
+    data_check=config.data_check,
     domains=config.domains,
     batch_size=config.batch_size,
     eval_batch_size=config.eval.batch_size,
     seed=config.seed,
-    resize_size=config.data.resize_size,
-    crop_size=config.data.crop_size,
-    num_threads=trained.num_threads(config),
-    prefetch=config.data.prefetch,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    options=trained.reading(config),
   )
   trainer.train(config, _WORKDIR.value, sources=sources, tasks=tasks)
   if jax.process_index() == 0:

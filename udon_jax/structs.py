@@ -9,14 +9,14 @@ import dataclasses
 from typing import Protocol
 
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Real
 import numpy as np
 
 
 class Batch(struct.PyTreeNode):
   """One training batch; all its images come from one domain."""
 
-  images: UInt8[Array, "b h w 3"]
+  images: Real[Array, "b h w 3"]  # pixels in 0..255, uint8 or float32
   labels: Int[Array, "b"]  # class ids of the domain, 0 .. classes - 1
   domain: Int[Array, ""]  # position of the domain in `config.domains`
 
@@ -36,7 +36,7 @@ class UdonOutputs(struct.PyTreeNode):
 class HostBatch:
   """This process's rows of a training batch, in host memory."""
 
-  images: UInt8[np.ndarray, "b h w 3"]
+  images: Real[np.ndarray, "b h w 3"]  # as in Batch
   labels: Int[np.ndarray, "b"]
 
 
@@ -44,7 +44,7 @@ class HostBatch:
 class EvalBatch:
   """A batch in the order of its split; padding rows have mask False."""
 
-  images: UInt8[np.ndarray, "b h w 3"]
+  images: Real[np.ndarray, "b h w 3"]  # as in Batch
   mask: Bool[np.ndarray, "b"]
 
 

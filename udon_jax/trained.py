@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 import jax
@@ -23,6 +23,9 @@ from udon_jax import (
   run,
   structs,
 )
+
+if TYPE_CHECKING:
+  from udon_jax.data import stream
 
 Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
@@ -44,7 +47,8 @@ class Trained:
   def fingerprint(self) -> str:
     """Returns a hash of what decides the embeddings: the model, its weights."""
     config = build.to_json(self.config)
-    described = [config["model"], config["data"]["crop_size"]]
+    seen = [config["data"][key] for key in ("crop_size", "round_pixels")]
+    described = [config["model"], *seen]
     digest = hashlib.blake2b(
       json.dumps(described, sort_keys=True).encode(), digest_size=16
     )
@@ -59,16 +63,21 @@ class Trained:
     *,
     data_dir: epath.PathLike | None = None,
     info_files: epath.PathLike | None = None,
+    data_check: str | None = None,
   ) -> Tasks:
     """Returns makers of the retrieval tasks of some splits.
 
     Args:
       splits: of "val" and "test".
       data_dir: where the data lies; where the run had it if None.
-      info_files: folder of the info files, if it lies elsewhere.
+      info_files: folder of the info files, if it lies elsewhere; where the
+        run had it if both are None.
+      data_check: "uned" where other counts than UnED's are an error.
     """
-    from udon_jax.data import dataset, layout, stream
+    from udon_jax.data import dataset, layout
 
+    if data_dir is None and info_files is None:
+      info_files = self.config.info_files_dir
     place = layout.find(
       data_dir or self.config.data_dir, info_files=info_files, key="--data"
     )
@@ -76,19 +85,30 @@ class Trained:
       place,
       domains=self.config.domains,
       eval_batch_size=self.config.eval.batch_size,
-      options=stream.Options(
-        resize_size=self.config.data.resize_size,
-        crop_size=self.config.data.crop_size,
-        num_threads=num_threads(self.config),
-        prefetch=self.config.data.prefetch,
-      ),
+      options=reading(self.config),
       eval_splits=splits,
+      data_check=data_check,
     )
 
 
 def num_threads(config: ml_collections.ConfigDict) -> int:
   """Returns the threads that read images."""
   return config.data.num_threads or os.cpu_count() or 1
+
+
+def reading(config: ml_collections.ConfigDict) -> "stream.Options":
+  """Returns how this process reads the images of a config."""
+  from udon_jax.data import stream  # loads TensorFlow
+
+  return stream.Options(
+    resize_size=config.data.resize_size,
+    crop_size=config.data.crop_size,
+    round_pixels=config.data.round_pixels,
+    num_threads=num_threads(config),
+    prefetch=config.data.prefetch,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
 
 
 def load(

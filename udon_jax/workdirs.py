@@ -27,6 +27,7 @@ _DEFINING: tuple[str, ...] = (
   "frozen_epochs",
   "data.resize_size",
   "data.crop_size",
+  "data.round_pixels",
   "model",
   "loss",
   "sampler",

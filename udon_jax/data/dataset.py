@@ -1,17 +1,23 @@
 """The data of a run: training sources and retrieval tasks of its domains."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import functools
-import hashlib
-import json
-import os
-from typing import Any
 
 from etils import epath
 
 from udon_jax import domains as domain_table
 from udon_jax import errors, structs
-from udon_jax.data import info, layout, pipeline, records, splits, stream
+from udon_jax.data import (
+  counts,
+  fingerprints,
+  info,
+  layout,
+  pipeline,
+  records,
+  splits,
+  stream,
+)
 
 Domain = str | domain_table.DomainSpec
 TaskBuilder = Callable[[], list[structs.RetrievalTask]]
@@ -24,27 +30,21 @@ def load(
   batch_size: int,
   eval_batch_size: int,
   seed: int,
-  resize_size: int,
-  crop_size: int,
-  num_threads: int,
-  prefetch: int = 2,
-  process_index: int = 0,
-  process_count: int = 1,
+  options: stream.Options,
+  info_files: epath.PathLike | None = None,
+  data_check: str | None = None,
 ) -> tuple[list[pipeline.TrainSource], dict[str, TaskBuilder]]:
   """Returns the training sources and the evaluation tasks of some domains.
 
   Args:
-    data_dir: folder that holds images/, info_files/ and tfds/.
+    data_dir: folder that holds info_files/ and tfds/, or that tfds/.
     domains: names of known domains, or descriptions of own ones.
     batch_size: images of a training batch, over all processes.
     eval_batch_size: images of an evaluation batch, over all processes.
     seed: seed of order and augmentation, not negative.
-    resize_size: height and width of a training image before its crop.
-    crop_size: height and width of every image that comes out.
-    num_threads: threads of each stream; 0 takes one for each CPU.
-    prefetch: batches kept ready by each stream.
-    process_index: number of this process.
-    process_count: number of processes.
+    options: how to read.
+    info_files: folder of the info files, where it lies elsewhere.
+    data_check: "uned" where other counts than UnED's are an error.
 
   Returns:
     One source for each domain, in the order of `domains`; and for "val" and
@@ -54,24 +54,33 @@ def load(
   Raises:
     UserError: a folder or file is missing or wrong, or a value is impossible.
   """
-  _check_values(seed, resize_size, crop_size, num_threads, prefetch)
-  place = layout.find(data_dir)
-  options = stream.Options(
-    resize_size=resize_size,
-    crop_size=crop_size,
-    num_threads=num_threads or os.cpu_count() or 1,
-    prefetch=prefetch,
-    process_index=process_index,
-    process_count=process_count,
+  _check_values(seed, options)
+  place = layout.find(
+    data_dir, info_files=info_files, info_files_key="config.info_files_dir"
   )
   specs = _specs(domains)
-  tasks = load_tasks(
-    place, domains=specs, eval_batch_size=eval_batch_size, options=options
+  tasks = _tasks(
+    place,
+    specs,
+    eval_batch_size=eval_batch_size,
+    options=options,
+    eval_splits=domain_table.EVAL_SPLITS,
   )
   sources = [
     _train_source(place, spec.name, batch_size, seed=seed, options=options)
     for spec in specs
   ]
+  names = _names(specs, domain_table.EVAL_SPLITS)
+  num_examples = counts.of_splits(place, names)
+  for source in sources:
+    num_examples[source.name, domain_table.TRAIN_SPLIT] = source.num_examples
+  counts.check(
+    place,
+    num_examples=num_examples,
+    num_classes={source.name: source.num_classes for source in sources},
+    data_check=data_check,
+    key="config.data_check",
+  )
   return sources, tasks
 
 
@@ -82,11 +91,13 @@ def load_tasks(
   eval_batch_size: int,
   options: stream.Options,
   eval_splits: Sequence[str] = domain_table.EVAL_SPLITS,
+  data_check: str | None = None,
+  data_check_key: str = "--data_check",
 ) -> dict[str, TaskBuilder]:
   """Returns a function for each evaluation split that builds its tasks.
 
-  That all files are there is checked at once; their contents when the tasks
-  are built, which happens once.
+  That all files are there is checked at once, and the number of records; their
+  contents when the tasks are built, which happens once.
 
   Args:
     place: where the data lies.
@@ -94,17 +105,43 @@ def load_tasks(
     eval_batch_size: images of a batch, over all processes.
     options: how to read.
     eval_splits: "val", "test" or both.
+    data_check: "uned" where other counts than UnED's are an error.
+    data_check_key: what the user sets it with, for the message.
 
   Raises:
-    UserError: a file is missing, or `eval_batch_size` is impossible.
+    UserError: a file is missing, `eval_batch_size` is impossible, or counts
+      are not those of UnED though they must be.
   """
-  pipeline.check_batch_size("config.eval.batch_size", eval_batch_size, options)
   specs = _specs(domains)
-  for spec in specs:
-    for eval_split in eval_splits:
-      protocol = spec.protocol(eval_split)
-      for split in {protocol.query: None, protocol.index: None}:
-        _check_files(place, spec.name, split)
+  tasks = _tasks(
+    place,
+    specs,
+    eval_batch_size=eval_batch_size,
+    options=options,
+    eval_splits=eval_splits,
+  )
+  counts.check(
+    place,
+    num_examples=counts.of_splits(place, _names(specs, eval_splits)),
+    num_classes={},
+    data_check=data_check,
+    key=data_check_key,
+  )
+  return tasks
+
+
+def _tasks(
+  place: layout.Layout,
+  specs: Sequence[domain_table.DomainSpec],
+  *,
+  eval_batch_size: int,
+  options: stream.Options,
+  eval_splits: Sequence[str],
+) -> dict[str, TaskBuilder]:
+  """Does what `load_tasks` does, without a look at the counts."""
+  pipeline.check_batch_size("config.eval.batch_size", eval_batch_size, options)
+  for domain, split in _names(specs, eval_splits):
+    _check_files(place, domain, split)
   image_split = functools.cache(
     lambda domain, split: open_split(
       place, domain, split, batch_size=eval_batch_size, options=options
@@ -138,14 +175,7 @@ def open_split(
     UserError: a file is missing or wrong, or the records are not those of the
       info file.
   """
-  images = info.read_info(place.info_file(domain, split), split=split)
-  files = splits.open_records(place, domain, split)
-  splits.check_agreement(
-    files,
-    images,
-    in_order=True,
-    cure=f"delete {place.records(domain, split)} and run {place.prepare}",
-  )
+  files, images = splits.open_eval(place, domain, split)
   return structs.ImageSplit(
     domain,
     split,
@@ -155,6 +185,21 @@ def open_split(
       pipeline.open_eval, files, batch_size=batch_size, options=options
     ),
   )
+
+
+def _names(
+  specs: Sequence[domain_table.DomainSpec], eval_splits: Sequence[str]
+) -> list[tuple[str, str]]:
+  """Returns (domain, split) of all that some evaluations read, each once."""
+  return [
+    (spec.name, split)
+    for spec in specs
+    for split in dict.fromkeys(
+      split
+      for name in eval_splits
+      for split in dataclasses.astuple(spec.protocol(name))
+    )
+  ]
 
 
 def fingerprint(
@@ -170,46 +215,35 @@ def fingerprint(
     UserError: a file is missing.
   """
   place = layout.find(data_dir)
-  parts = {
-    spec.name: _fingerprint(place, spec.name) for spec in _specs(domains)
-  }
-  return _hash(parts)
-
-
-def _fingerprint(place: layout.Layout, domain: str) -> str:
-  """Returns a hash of one domain's training data."""
   train = domain_table.TRAIN_SPLIT
-  files = [
-    (file.name, file.stat().length)
-    for file in _check_files(place, domain, train)
-  ]
-  return _hash([info.fingerprint(place.info_file(domain, train)), files])
+  return fingerprints.of_all(
+    place,
+    {
+      spec.name: _check_files(place, spec.name, train)
+      for spec in _specs(domains)
+    },
+  )
 
 
-def _hash(value: Any) -> str:
-  """Returns a short hash of plain values."""
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_values(
-  seed: int, resize_size: int, crop_size: int, num_threads: int, prefetch: int
-) -> None:
+def _check_values(seed: int, options: stream.Options) -> None:
   """Raises a `UserError` for a value that is impossible by itself."""
   for key, value in (
     ("seed", seed),
-    ("data.num_threads", num_threads),
-    ("data.prefetch", prefetch),
+    ("data.prefetch", options.prefetch),
   ):
     if value < 0:
       raise errors.UserError(
         f"config.{key}={value} is negative; choose 0 or more"
       )
-  if not 0 < crop_size <= resize_size:
+  if options.num_threads < 1:
     raise errors.UserError(
-      f"config.data.crop_size={crop_size} does not fit into"
-      f" config.data.resize_size={resize_size}; choose a positive value up to"
-      " that"
+      f"config.data.num_threads={options.num_threads} is none; choose 1 or more"
+    )
+  if not 0 < options.crop_size <= options.resize_size:
+    raise errors.UserError(
+      f"config.data.crop_size={options.crop_size} does not fit into"
+      f" config.data.resize_size={options.resize_size}; choose a positive value"
+      " up to that"
     )
 
 
@@ -251,8 +285,8 @@ def _train_source(
   options: stream.Options,
 ) -> pipeline.TrainSource:
   """Returns the training source of one domain."""
-  _check_files(place, domain, domain_table.TRAIN_SPLIT)
-  files = splits.open_records(place, domain, domain_table.TRAIN_SPLIT)
+  found = _check_files(place, domain, domain_table.TRAIN_SPLIT)
+  files, num_classes = splits.open_train(place, domain)
   if not len(files):
     raise errors.UserError(
       f"{place.records(domain, domain_table.TRAIN_SPLIT)} holds no records;"
@@ -260,8 +294,8 @@ def _train_source(
     )
   return pipeline.TrainSource(
     domain,
-    num_classes=splits.num_classes(place, domain),
-    fingerprint=_fingerprint(place, domain),
+    num_classes=num_classes,
+    fingerprint=fingerprints.of_domain(place, domain, found),
     files=files,
     batch_size=batch_size,
     seed=seed,

@@ -13,7 +13,7 @@ import os
 from typing import Any, NamedTuple, TypeAlias
 
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Real
 import numpy as np
 import tensorflow as tf
 
@@ -25,6 +25,13 @@ Image: TypeAlias = Any
 # A larger file is no photograph, and would have to fit in memory.
 MAX_BYTES = 2**31
 _PATHS_AT_A_TIME = 64
+
+
+class _View(NamedTuple):
+  """What is seen of an image: arguments of `preprocess.center`."""
+
+  crop_size: int
+  round_pixels: bool
 
 
 class Failure(NamedTuple):
@@ -45,7 +52,7 @@ class Batch:
     failures: the unreadable ones, by row.
   """
 
-  images: UInt8[np.ndarray, "b s s 3"]
+  images: Real[np.ndarray, "b s s 3"]
   num_images: int
   failures: Mapping[int, Failure]
 
@@ -54,6 +61,7 @@ def read(
   images: Iterable[Image],
   *,
   crop_size: int,
+  round_pixels: bool,
   batch_size: int,
   num_threads: int,
 ) -> Iterator[Batch]:
@@ -62,14 +70,16 @@ def read(
   Args:
     images: what to read; at most a few per thread and a batch are in memory.
     crop_size: height and width of the result.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
     batch_size: rows of every batch.
     num_threads: threads that read and decode.
   """
+  view = _View(crop_size, round_pixels)
 
   def load(numbered):
     number, image = numbered
     try:
-      return _center(image, crop_size)
+      return _center(image, view)
     except formats.UnreadableError as error:
       is_path = isinstance(image, str | os.PathLike)
       name = os.fspath(image) if is_path else f"image {number}"
@@ -80,7 +90,7 @@ def read(
     for i in itertools.count():
       rows = list(itertools.islice(found, batch_size))
       if rows or not i:
-        yield _to_batch(rows, batch_size, crop_size)
+        yield _to_batch(rows, batch_size, view)
       if len(rows) < batch_size:
         return
 
@@ -97,9 +107,11 @@ def _in_order(pool, function, items, *, ahead):
 
 
 def _to_batch(
-  rows: Sequence[np.ndarray | Failure], batch_size: int, crop_size: int
+  rows: Sequence[np.ndarray | Failure], batch_size: int, view: _View
 ) -> Batch:
-  images = np.zeros((batch_size, crop_size, crop_size, 3), np.uint8)
+  size = view.crop_size
+  kind = preprocess.pixel_type(round_pixels=view.round_pixels)
+  images = np.zeros((batch_size, size, size, 3), kind)
   failures = {}
   for i, row in enumerate(rows):
     if isinstance(row, Failure):
@@ -109,12 +121,12 @@ def _to_batch(
   return Batch(images, len(rows), failures)
 
 
-def _center(image: Image, crop_size: int) -> UInt8[np.ndarray, "s s 3"]:
+def _center(image: Image, view: _View) -> Real[np.ndarray, "s s 3"]:
   """Returns the centre of one image."""
   if isinstance(image, str | os.PathLike):
-    return _center_of_bytes(_read_bytes(image), crop_size)
+    return _center_of_bytes(_read_bytes(image), view)
   if isinstance(image, bytes):
-    return _center_of_bytes(image, crop_size)
+    return _center_of_bytes(image, view)
   if hasattr(image, "convert"):
     formats.check_size(*image.size)
     pixels = formats.to_rgb(image)
@@ -125,7 +137,7 @@ def _center(image: Image, crop_size: int) -> UInt8[np.ndarray, "s s 3"]:
       f"an image is {pixels.dtype} {pixels.shape}; give a path, the bytes of a "
       "file, uint8 pixels [height, width, 3] or a PIL image"
     )
-  return _graphs(crop_size)[1](pixels).numpy()
+  return _graphs(view)[1](pixels).numpy()
 
 
 def _read_bytes(path: epath.PathLike) -> bytes:
@@ -144,25 +156,25 @@ def _read_bytes(path: epath.PathLike) -> bytes:
     raise formats.UnreadableError(error.strerror or str(error)) from error
 
 
-def _center_of_bytes(data: bytes, crop_size: int) -> UInt8[np.ndarray, "s s 3"]:
+def _center_of_bytes(data: bytes, view: _View) -> Real[np.ndarray, "s s 3"]:
   """Returns the centre of an encoded image."""
   try:
-    return _graphs(crop_size)[0](data).numpy()
+    return _graphs(view)[0](data).numpy()
   except (tf.errors.OpError, UnicodeDecodeError):
     pixels = formats.decode(data)  # or raises, and says why
-    return _graphs(crop_size)[1](pixels).numpy()
+    return _graphs(view)[1](pixels).numpy()
 
 
 @functools.cache
-def _graphs(crop_size: int) -> tuple[Any, Any]:
+def _graphs(view: _View) -> tuple[Any, Any]:
   """Returns functions that find the centre of encoded and decoded images."""
 
   def encoded(data):
     pixels = formats.decode_in_graph(data)
-    return preprocess.center(pixels, crop_size=crop_size)
+    return preprocess.center(pixels, **view._asdict())
 
   def decoded(pixels):
-    return preprocess.center(pixels, crop_size=crop_size)
+    return preprocess.center(pixels, **view._asdict())
 
   return (
     tf.function(encoded, input_signature=[tf.TensorSpec([], tf.string)]),
@@ -178,6 +190,7 @@ def read_folder(
   *,
   start: int,
   crop_size: int,
+  round_pixels: bool,
   batch_size: int,
   num_threads: int,
 ) -> Iterator[Batch]:
@@ -188,16 +201,18 @@ def read_folder(
     paths: relative to it.
     start: position of the first file.
     crop_size: height and width of the result.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
     batch_size: rows of every batch.
     num_threads: threads that read and decode.
   """
   folder = os.fspath(folder)
+  view = _View(crop_size, round_pixels)
   found = _readable(
     _dataset(
       folder,
       paths,
       start=start,
-      crop_size=crop_size,
+      view=view,
       batch_size=batch_size,
       num_threads=num_threads,
     )
@@ -210,8 +225,8 @@ def read_folder(
         rows.append(ahead[1])
         ahead = next(found, None)
       else:
-        rows.append(_read_slowly(folder, paths[i], crop_size))
-    yield _to_batch(rows, batch_size, crop_size)
+        rows.append(_read_slowly(folder, paths[i], view))
+    yield _to_batch(rows, batch_size, view)
 
 
 def _readable(dataset: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:
@@ -219,12 +234,10 @@ def _readable(dataset: tf.data.Dataset) -> Iterator[tuple[int, np.ndarray]]:
     yield from zip(positions.tolist(), images, strict=True)
 
 
-def _read_slowly(
-  folder: str, path: str, crop_size: int
-) -> np.ndarray | Failure:
+def _read_slowly(folder: str, path: str, view: _View) -> np.ndarray | Failure:
   """Returns the centre of a file that the graph gave up, or why."""
   try:
-    return _center(os.path.join(folder, path), crop_size)
+    return _center(os.path.join(folder, path), view)
   except formats.UnreadableError as error:
     return Failure(path, str(error))
 
@@ -234,7 +247,7 @@ def _dataset(
   paths: Sequence[str],
   *,
   start: int,
-  crop_size: int,
+  view: _View,
   batch_size: int,
   num_threads: int,
 ) -> tf.data.Dataset:
@@ -258,7 +271,7 @@ def _dataset(
 
   def load(number, name):
     pixels = formats.decode_in_graph(tf.io.read_file(name))
-    return number, preprocess.center(pixels, crop_size=crop_size)
+    return number, preprocess.center(pixels, **view._asdict())
 
   dataset = tf.data.Dataset.range(start, len(paths), _PATHS_AT_A_TIME)
   dataset = dataset.map(read_names).unbatch().map(load, num_threads)

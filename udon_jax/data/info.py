@@ -95,8 +95,9 @@ def require(file: epath.PathLike) -> None:
 def _missing(file: epath.PathLike) -> errors.UserError:
   return errors.UserError(
     f"{file} is missing; every split needs this list of its images and"
-    " classes: copy the info files of the data set into the data directory,"
-    " or write your own"
+    " classes, beside its records too: copy the info files of the data set"
+    " there, name their folder (config.info_files_dir, --info_files), or write"
+    " your own"
   )
 
 

@@ -42,7 +42,11 @@ class Layout:
   @property
   def prepare(self) -> str:
     """Returns the command that makes the records."""
-    return f"`python -m udon_jax.data.prepare --data_dir={self.root}`"
+    elsewhere = self.info_files != self.root / "info_files"
+    info_files = f" --info_files={self.info_files}" if elsewhere else ""
+    return (
+      f"`python -m udon_jax.data.prepare --data_dir={self.root}{info_files}`"
+    )
 
 
 def find(
@@ -50,6 +54,7 @@ def find(
   *,
   info_files: epath.PathLike | None = None,
   key: str = "config.data_dir",
+  info_files_key: str = "--info_files",
 ) -> Layout:
   """Returns the layout of a data directory.
 
@@ -57,6 +62,7 @@ def find(
     data_dir: the data directory, or its `tfds/` folder.
     info_files: folder of the info files, where it lies elsewhere.
     key: what the user set `data_dir` with, for the message.
+    info_files_key: likewise, `info_files`.
 
   Raises:
     UserError: there is no such folder.
@@ -77,11 +83,17 @@ def find(
     root = root.parent
   if info_files is None:
     return Layout(root, root / "info_files")
-  return Layout(root, find_info_files(info_files))
+  return Layout(root, find_info_files(info_files, key=info_files_key))
 
 
-def find_info_files(folder: epath.PathLike) -> epath.Path:
+def find_info_files(
+  folder: epath.PathLike, *, key: str = "--info_files"
+) -> epath.Path:
   """Returns the folder of the info files.
+
+  Args:
+    folder: where it is.
+    key: what the user set it with, for the message.
 
   Raises:
     UserError: there is no such folder.
@@ -89,7 +101,7 @@ def find_info_files(folder: epath.PathLike) -> epath.Path:
   path = epath.Path(folder).expanduser()
   if not path.is_dir():
     raise errors.UserError(
-      f"--info_files={folder} is no folder; give the one that holds"
+      f"{key}={folder} is no folder; give the one that holds"
       " <domain>/<split>.json"
     )
   return path

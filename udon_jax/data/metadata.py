@@ -25,6 +25,8 @@ class Metadata:
     num_shards: number of record files.
     num_bytes: size of every record file, in the order of the shards.
     info_fingerprint: hash of the info file, see `info.fingerprint`.
+    in_order: whether records are known to be in the order of the info file,
+      where that matters.
   """
 
   num_examples: int
@@ -32,6 +34,7 @@ class Metadata:
   num_shards: int
   num_bytes: Sequence[int]
   info_fingerprint: str
+  in_order: bool = True
 
 
 def write(folder: epath.Path, metadata: Metadata) -> None:
@@ -50,13 +53,19 @@ def read(folder: epath.Path) -> Metadata | None:
     return None
   numbers = (found.num_examples, found.num_classes, found.num_shards)
   sizes = found.num_bytes if isinstance(found.num_bytes, list) else [None]
+  if type(found.in_order) is not bool:
+    return None
   if not all(type(n) is int and n >= 0 for n in (*numbers, *sizes)):
     return None
   return found
 
 
 def describe(
-  files: records.RecordFiles, *, num_classes: int, info_fingerprint: str
+  files: records.RecordFiles,
+  *,
+  num_classes: int,
+  info_fingerprint: str,
+  in_order: bool,
 ) -> Metadata:
   """Returns the metadata of record files."""
   return Metadata(
@@ -65,4 +74,5 @@ def describe(
     num_shards=len(files.files),
     num_bytes=[file.stat().length for file in files.files],
     info_fingerprint=info_fingerprint,
+    in_order=in_order,
   )

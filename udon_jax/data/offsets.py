@@ -1,10 +1,9 @@
-"""Where the records of a TFRecord file start: sidecars and framing.
+"""Where the records of a TFRecord file start.
 
-Beside each record file stands `<file>.offsets.npy`, int64 [n + 1]: where
-every record starts (framing included) and, last, the size of the file; four
-bytes after the array are the CRC32C of all before. A sidecar that is missing,
-damaged or does not fit its file is built again from the framing. Needs no
-TensorFlow.
+The offsets are int64 [n + 1]: where every record starts (framing included)
+and, last, the size of the file. They are found once, by walking the framing,
+and kept (see `sidecars`); what was kept and is damaged or does not fit its
+file is found again. Needs no TensorFlow.
 
 Source: the TFRecord framing (length, masked CRC of the length, data, masked
 CRC of the data), as tensorflow/core/lib/io/record_writer.h writes it.
@@ -14,8 +13,6 @@ Shape legend: n records of a file.
 
 from collections.abc import Iterator
 import contextlib
-import io
-import os
 import struct
 
 from etils import epath
@@ -24,21 +21,19 @@ from jaxtyping import Int
 import numpy as np
 
 from udon_jax import errors
-from udon_jax.data import storage
+from udon_jax.data import sidecars, storage
 
 HEADER_BYTES = 12  # uint64 length, uint32 CRC of the length
 FOOTER_BYTES = 4  # uint32 CRC of the data
 FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
-SIDECAR_SUFFIX = ".offsets.npy"
 _HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
+# Read at a time: with larger records the rest of a record is skipped, with
+# smaller ones a disk reads on without seeking.
+_BLOCK_BYTES = 2**18
 
 
 def load(file: epath.PathLike) -> Int[np.ndarray, "n+1"]:
-  """Returns the offsets of a record file, from its sidecar where that fits.
-
-  A sidecar that is missing, damaged or stale is written anew where the place
-  allows.
+  """Returns the offsets of a record file, those that were kept if they fit.
 
   Raises:
     UserError: the file is missing, cut off, or holds no TFRecords.
@@ -46,14 +41,14 @@ def load(file: epath.PathLike) -> Int[np.ndarray, "n+1"]:
   file = epath.Path(file)
   with _readable(file):
     size = file.stat().length
-  offsets = _read_sidecar(file.parent / (file.name + SIDECAR_SUFFIX))
-  if offsets is not None and offsets[-1] == size:
-    return offsets
-  return rebuild(file)
+  kept = sidecars.read(
+    file, sidecars.OFFSETS, fits=lambda offsets: _fit(offsets, size)
+  )
+  return rebuild(file) if kept is None else kept
 
 
 def rebuild(file: epath.PathLike) -> Int[np.ndarray, "n+1"]:
-  """Returns the offsets that the file itself tells; writes its sidecar anew.
+  """Returns the offsets that the file itself tells, and keeps them anew.
 
   Raises:
     UserError: the file is missing, cut off, or holds no TFRecords.
@@ -61,30 +56,30 @@ def rebuild(file: epath.PathLike) -> Int[np.ndarray, "n+1"]:
   file = epath.Path(file)
   with _readable(file):
     offsets = _scan(file, file.stat().length)
-  # In a read-only place the offsets are found again each time.
-  with contextlib.suppress(OSError):
-    write(file, offsets)
+  sidecars.keep(file, sidecars.OFFSETS, offsets)
   return offsets
 
 
 def write(file: epath.PathLike, offsets: Int[np.ndarray, "n+1"]) -> None:
-  """Writes the sidecar of a record file, whole or not at all."""
-  file = epath.Path(file)
-  buffer = io.BytesIO()
-  np.save(buffer, np.asarray(offsets, np.int64), allow_pickle=False)
-  data = buffer.getvalue()
-  # Several processes may find the sidecar missing at the same time.
-  temporary = file.parent / f".{file.name}{SIDECAR_SUFFIX}.{os.getpid()}.tmp"
-  temporary.write_bytes(data + _CRC.pack(google_crc32c.value(data)))
-  temporary.replace(file.parent / (file.name + SIDECAR_SUFFIX))
+  """Writes the sidecar of a record file, whole or not at all.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  sidecars.write(epath.Path(file), sidecars.OFFSETS, offsets)
 
 
-def header_length(header: bytes) -> int | None:
-  """Returns the length of a record's data; None if this is no header."""
-  if len(header) < HEADER_BYTES:
+def header_length(data: bytes, start: int = 0) -> int | None:
+  """Returns the length that a record's header tells; None if this is none.
+
+  Args:
+    data: bytes that hold the header, or fewer.
+    start: where in them it starts.
+  """
+  if len(data) < start + HEADER_BYTES:
     return None
-  length, crc = _HEADER.unpack_from(header)
-  return length if crc == masked_crc(header[:8]) else None
+  length, crc = _HEADER.unpack_from(data, start)
+  return length if crc == masked_crc(data[start : start + 8]) else None
 
 
 def masked_crc(data: bytes) -> int:
@@ -109,41 +104,41 @@ def _readable(file: epath.Path) -> Iterator[None]:
     ) from None
 
 
-def _read_sidecar(sidecar: epath.Path) -> Int[np.ndarray, "n+1"] | None:
-  """Returns a sidecar's contents, or None if they cannot be offsets."""
-  try:
-    data = sidecar.read_bytes()
-    whole, crc = data[: -_CRC.size], data[-_CRC.size :]
-    if crc != _CRC.pack(google_crc32c.value(whole)):
-      return None
-    offsets = np.load(io.BytesIO(whole), allow_pickle=False)
-  except (OSError, ValueError, EOFError):
-    return None
-  if offsets.dtype != np.int64 or offsets.ndim != 1 or not offsets.size:
-    return None
-  if offsets[0] != 0 or (np.diff(offsets) < FRAMING_BYTES).any():
-    return None
-  return offsets
+def _fit(offsets: Int[np.ndarray, "n+1"], size: int) -> bool:
+  """Tells whether these can be the offsets of a file of some size."""
+  if offsets[0] != 0 or offsets[-1] != size:
+    return False
+  return not (np.diff(offsets) < FRAMING_BYTES).any()
 
 
 def _scan(file: epath.Path, size: int) -> Int[np.ndarray, "n+1"]:
   """Returns the offsets of a record file, from the lengths in its framing."""
   reader = storage.PieceReader([file])
-  offsets = [0]
+  offsets, start = [0], 0
+  block, begin = b"", 0  # the bytes of the file from `begin` on
   with contextlib.closing(reader):
-    while offsets[-1] < size:
-      length = header_length(reader.read(0, offsets[-1], HEADER_BYTES))
-      if length is None and len(offsets) == 1:
-        raise errors.UserError(
-          f"{file} is not a TFRecord file (or is compressed, or damaged);"
-          " delete it and prepare the data again"
-        )
-      end = offsets[-1] + FRAMING_BYTES + (length or 0)
-      if length is None or end > size:
-        raise errors.UserError(
-          f"{file} is cut off or damaged: record {len(offsets) - 1}, at byte"
-          f" {offsets[-1]} of {size}, is not whole; copy the file again, or"
-          " delete it and prepare the data again"
-        )
-      offsets.append(end)
+    while start < size:
+      if start + HEADER_BYTES > begin + len(block):
+        block, begin = reader.read(0, start, _BLOCK_BYTES), start
+      length = header_length(block, start - begin)
+      if length is None or start + FRAMING_BYTES + length > size:
+        raise _broken(file, size, offsets, is_header=length is not None)
+      start += FRAMING_BYTES + length
+      offsets.append(start)
   return np.array(offsets, np.int64)
+
+
+def _broken(
+  file: epath.Path, size: int, offsets: list[int], *, is_header: bool
+) -> errors.UserError:
+  """Returns the error of a file that holds no record at its last offset."""
+  if len(offsets) == 1 and not is_header:
+    return errors.UserError(
+      f"{file} is not a TFRecord file (or is compressed, or damaged);"
+      " delete it and prepare the data again"
+    )
+  return errors.UserError(
+    f"{file} is cut off or damaged: record {len(offsets) - 1}, at byte"
+    f" {offsets[-1]} of {size}, is not whole; copy the file again, or"
+    " delete it and prepare the data again"
+  )

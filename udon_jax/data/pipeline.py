@@ -61,6 +61,7 @@ class TrainSource:
         preprocess.train_image,
         resize_size=self.options.resize_size,
         crop_size=self.options.crop_size,
+        round_pixels=self.options.round_pixels,
       ),
       batch_size=self.batch_size,
       num_images=None,
@@ -120,13 +121,16 @@ def open_eval(
   stream = streams.Stream(
     files,
     plan=lambda positions: (positions,),
-    process=functools.partial(preprocess.eval_image, crop_size=size),
+    process=functools.partial(
+      preprocess.eval_image, crop_size=size, round_pixels=options.round_pixels
+    ),
     batch_size=batch_size,
     num_images=len(files),
     with_labels=False,
     options=options,
   )
-  nothing = (np.zeros([0, size, size, 3], np.uint8),)
+  kind = preprocess.pixel_type(round_pixels=options.round_pixels)
+  nothing = (np.zeros([0, size, size, 3], kind),)
   batches = stream.open(0)
   for _ in range(-(-len(files) // batch_size)):
     (images,) = next(batches, nothing)

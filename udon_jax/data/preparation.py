@@ -68,14 +68,20 @@ def find_image(images: epath.Path, path: str) -> epath.Path | None:
   """Returns where an image lies, or None if it is missing.
 
   Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
-  character beyond ASCII; such a name is tried second.
+  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
+  name is tried second.
   """
-  escaped = "".join(c if c.isascii() else f"#U{ord(c):04x}" for c in path)
+  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
   for file in (images / path, images / escaped):
     with contextlib.suppress(OSError):  # a name too long for the disk
       if file.exists():
         return file
   return None
+
+
+def _escape(code: int) -> str:
+  """Returns what unzip writes for a character that it cannot."""
+  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
 
 
 def _find_splits(
@@ -184,8 +190,8 @@ def _adopt(
   folder = place.records(domain, split)
   try:
     files = splits.open_records(place, domain, split)
-    splits.check_agreement(
-      files, images, in_order=split != domains.TRAIN_SPLIT, cure="they differ"
+    in_order = splits.agree(
+      place, domain, split, files=files, images=images, trusted=False
     )
   except errors.UserError as error:
     _LOGGER.info(
@@ -196,7 +202,10 @@ def _adopt(
     )
     return False
   description = metadata.describe(
-    files, num_classes=images.num_classes, info_fingerprint=fingerprint
+    files,
+    num_classes=images.num_classes,
+    info_fingerprint=fingerprint,
+    in_order=in_order,
   )
   metadata.write(folder, description)
   _LOGGER.info("%s/%s: found %d records made before", domain, split, len(files))

@@ -20,6 +20,9 @@ from udon_jax.data import layout, preparation
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Folder with images/ and info_files/."
 )
+_INFO_FILES = flags.DEFINE_string(
+  "info_files", None, "Folder of the info files, if not in --data_dir."
+)
 _DOMAINS = flags.DEFINE_list(
   "domains", None, "Domains to prepare; all in info_files/ by default."
 )
@@ -43,7 +46,9 @@ _SEED = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
   """Runs the command line."""
   del argv
-  place = layout.find(_DATA_DIR.value, key="--data_dir")
+  place = layout.find(
+    _DATA_DIR.value, info_files=_INFO_FILES.value, key="--data_dir"
+  )
   preparation.prepare(
     place,
     domain_names=_DOMAINS.value,

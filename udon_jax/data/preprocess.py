@@ -1,14 +1,16 @@
-"""From encoded images to uint8 pixels, for training and for evaluation.
+"""From encoded images to pixels in 0..255, for training and for evaluation.
 
 JPEGs are decoded as TensorFlow does by default; resizing is bilinear with
-half-pixel centres, without antialiasing, in float32; pixels are rounded to
-uint8 at the end. Normalisation is left to the device.
+half-pixel centres, without antialiasing, in float32; at the end pixels are
+rounded to uint8, or not, as is chosen. Normalisation is left to the device.
 
 Source: official implementation, datasets.py (`_process_train_split`,
 `_process_test_split`), which keeps float32 unrounded.
 
 Shape legend: h, w height and width of the result.
 """
+
+import numpy as np
 
 from udon_jax import errors
 
@@ -59,8 +61,9 @@ def train_image(
   *,
   resize_size: int,
   crop_size: int,
+  round_pixels: bool,
 ) -> tf.Tensor:
-  """Returns an augmented training image, uint8 [crop_size, crop_size, 3].
+  """Returns an augmented training image [crop_size, crop_size, 3].
 
   Args:
     image_bytes: the encoded image.
@@ -68,25 +71,37 @@ def train_image(
     flip: bool, whether to mirror left and right.
     resize_size: height and width before the crop; the aspect is not kept.
     crop_size: height and width of the crop.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
   """
   image = tf.image.resize(decode(image_bytes), [resize_size, resize_size])
   image = image[
     offset[0] : offset[0] + crop_size, offset[1] : offset[1] + crop_size
   ]
   image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-  return _to_uint8(image, crop_size)
+  return _finish(image, crop_size, round_pixels=round_pixels)
 
 
-def eval_image(image_bytes: tf.Tensor, *, crop_size: int) -> tf.Tensor:
-  """Returns the centre of an image, uint8 [crop_size, crop_size, 3].
+def eval_image(
+  image_bytes: tf.Tensor, *, crop_size: int, round_pixels: bool
+) -> tf.Tensor:
+  """Returns the centre of an image, [crop_size, crop_size, 3].
 
   The smaller side becomes `crop_size`, the other one
   int(ratio * crop_size); the surplus d is cut off from d // 2 on.
+
+  Args:
+    image_bytes: the encoded image.
+    crop_size: height and width of the result.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
   """
-  return center(decode(image_bytes), crop_size=crop_size)
+  return center(
+    decode(image_bytes), crop_size=crop_size, round_pixels=round_pixels
+  )
 
 
-def center(image: tf.Tensor, *, crop_size: int) -> tf.Tensor:
+def center(
+  image: tf.Tensor, *, crop_size: int, round_pixels: bool
+) -> tf.Tensor:
   """Returns what `eval_image` does, of decoded uint8 pixels [h, w, 3]."""
   size = tf.shape(image)[:2]
   smaller = tf.reduce_min(size)
@@ -96,9 +111,16 @@ def center(image: tf.Tensor, *, crop_size: int) -> tf.Tensor:
   image = tf.image.resize(image, new_size)
   top, left = tf.unstack((new_size - crop_size) // 2)
   image = image[top : top + crop_size, left : left + crop_size]
-  return _to_uint8(image, crop_size)
+  return _finish(image, crop_size, round_pixels=round_pixels)
 
 
-def _to_uint8(image: tf.Tensor, size: int) -> tf.Tensor:
-  """Rounds pixels, which lie in 0 .. 255, and states their shape."""
-  return tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), [size, size, 3])
+def _finish(image: tf.Tensor, size: int, *, round_pixels: bool) -> tf.Tensor:
+  """Rounds pixels, which lie in 0 .. 255, if wanted; states their shape."""
+  if round_pixels:
+    image = tf.cast(tf.round(image), tf.uint8)
+  return tf.ensure_shape(image, [size, size, 3])
+
+
+def pixel_type(*, round_pixels: bool) -> np.dtype:
+  """Returns the type of pixels, rounded or not."""
+  return np.dtype(np.uint8 if round_pixels else np.float32)

@@ -8,7 +8,9 @@ trained on. Needs no TensorFlow, but to name the image of a damaged record.
 Shape legend: n records of a file.
 """
 
+import bisect
 from collections.abc import Sequence
+import itertools
 import re
 import struct
 import threading
@@ -93,27 +95,39 @@ class RecordFiles:
   Reading is safe from several threads at once.
   """
 
-  def __init__(self, files: Sequence[epath.PathLike]):
+  def __init__(self, files: Sequence[epath.PathLike], *, use_kept: bool = True):
     """Loads the offsets of the files.
 
     Args:
       files: record files in the order of their shards.
+      use_kept: whether offsets that were kept may be used; the files are
+        walked otherwise.
 
     Raises:
       UserError: a file is missing, cut off, or holds no TFRecords.
     """
     self.files = tuple(epath.Path(file) for file in files)
-    self._offsets = [offsets.load(file) for file in self.files]
+    load = offsets.load if use_kept else offsets.rebuild
+    self._offsets = [load(file) for file in self.files]
     self._states = [_state(file) for file in self.files]
     counts = [len(starts) - 1 for starts in self._offsets]
-    self._ends = np.cumsum(counts)
+    self._ends = list(itertools.accumulate(counts))
+    self._order: Int[np.ndarray, "n"] | None = None
     self._readers = storage.PieceReader(self.files)
     self._healing = threading.Lock()
     weakref.finalize(self, self._readers.close)
 
   def __len__(self) -> int:
     """Returns the number of records."""
-    return int(self._ends[-1])
+    return self._ends[-1]
+
+  def reorder(self, order: Int[np.ndarray, "n"] | None) -> None:
+    """Numbers the records anew: i is then the order[i]-th of the files.
+
+    Args:
+      order: a permutation; None is the order of the files.
+    """
+    self._order = order
 
   def locate(self, record: int) -> tuple[epath.Path, int]:
     """Returns the file of a record and the record's number in that file."""
@@ -147,23 +161,38 @@ class RecordFiles:
       )
     return data
 
+  def read_part(self, record: int, start: int, length: int) -> bytes:
+    """Returns some bytes of a record's data, not checked, fewer at its end.
+
+    Raises:
+      UserError: the file vanished.
+    """
+    shard, number = self._locate(record)
+    begin, end = self._offsets[shard][number : number + 2].tolist()
+    begin += offsets.HEADER_BYTES + start
+    end -= offsets.FOOTER_BYTES
+    return self._read_bytes(shard, begin, max(0, min(length, end - begin)))
+
   def _read_framed(
     self, shard: int, number: int, starts: Int[np.ndarray, "n+1"]
   ) -> bytes | None:
     """Returns a record with its framing; None if there is none at its place."""
     start, end = starts[number : number + 2].tolist()
+    framed = self._read_bytes(shard, start, end - start)
+    length = offsets.header_length(framed)
+    if len(framed) != end - start or length != len(framed) - _FRAMING:
+      return None
+    return framed
+
+  def _read_bytes(self, shard: int, start: int, length: int) -> bytes:
     try:
-      framed = self._readers.read(shard, start, end - start)
+      return self._readers.read(shard, start, length)
     except OSError as error:
       raise errors.UserError(
         f"{self.files[shard]} cannot be read any more"
         f" ({error.strerror or error}); restore the file and start the same"
         " command again"
       ) from None
-    length = offsets.header_length(framed)
-    if len(framed) != end - start or length != len(framed) - _FRAMING:
-      return None
-    return framed
 
   def _heal(
     self, shard: int, used: Int[np.ndarray, "n+1"]
@@ -183,9 +212,9 @@ class RecordFiles:
       found = offsets.rebuild(file)
       if len(found) != len(used):
         raise errors.UserError(
-          f"{file}{offsets.SIDECAR_SUFFIX} was of another file, with"
-          f" {len(used) - 1} records in place of {len(found) - 1}; it has been"
-          " made anew: start the same command again"
+          f"{file}: its offsets were of another file, with"
+          f" {len(used) - 1} records in place of {len(found) - 1}; they have"
+          " been made anew: start the same command again"
         )
       self._offsets[shard] = found
       return found
@@ -199,8 +228,10 @@ class RecordFiles:
   def _locate(self, record: int) -> tuple[int, int]:
     """Returns the number of a record's file and its number in that file."""
     assert 0 <= record < len(self), f"{record=} of {len(self)}"
-    shard = int(np.searchsorted(self._ends, record, side="right"))
-    return shard, record - (int(self._ends[shard - 1]) if shard else 0)
+    if self._order is not None:
+      record = int(self._order[record])
+    shard = bisect.bisect_right(self._ends, record)
+    return shard, record - (self._ends[shard - 1] if shard else 0)
 
 
 def _state(file: epath.Path) -> tuple[int, float] | None:

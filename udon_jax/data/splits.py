@@ -1,24 +1,66 @@
-"""The records of a split, opened and checked against its info file."""
+"""The records of a split, opened and matched with its info file."""
+
+from etils import epath
 
 from udon_jax import domains, errors
-from udon_jax.data import examples, info, layout, metadata, offsets, records
+from udon_jax.data import info, keys, layout, matching, metadata, records
+
+
+def open_train(
+  place: layout.Layout, domain: str
+) -> tuple[records.RecordFiles, int]:
+  """Opens the records of a training split; returns them and the classes.
+
+  The classes are those of the info file. Records keep the order of the files.
+
+  Raises:
+    UserError: files are missing or damaged, or the records are not those of
+      the info file.
+  """
+  split = domains.TRAIN_SPLIT
+  known = metadata.read(place.records(domain, split))
+  files = open_records(place, domain, split)
+  if known:
+    return files, known.num_classes
+  images = info.read_info(place.info_file(domain, split), split=split)
+  agree(place, domain, split, files=files, images=images, trusted=False)
+  return files, images.num_classes
+
+
+def open_eval(
+  place: layout.Layout, domain: str, split: str
+) -> tuple[records.RecordFiles, info.SplitInfo]:
+  """Opens the records of an evaluation split, in the order of its info file.
+
+  Raises:
+    UserError: files are missing or damaged, or the records are not those of
+      the info file.
+  """
+  images = info.read_info(place.info_file(domain, split), split=split)
+  files = open_records(place, domain, split)
+  known = metadata.read(place.records(domain, split))
+  agree(
+    place,
+    domain,
+    split,
+    files=files,
+    images=images,
+    trusted=known is not None and known.in_order,
+  )
+  return files, images
 
 
 def open_records(
   place: layout.Layout, domain: str, split: str
 ) -> records.RecordFiles:
-  """Opens the records of a split.
+  """Opens the records of a split as they lie, whatever images they hold.
 
   Raises:
     UserError: files are missing or damaged, or the info file changed since
       they were made.
   """
   folder = place.records(domain, split)
-  files = records.find_files(
-    folder,
-    base=records.file_name(domain, split),
-    cure=f"run {place.prepare} --domains={domain}",
-  )
+  files = _find_files(place, domain, split)
   known = metadata.read(folder)
   info_file = place.info_file(domain, split)
   if known and known.info_fingerprint != info.fingerprint(info_file):
@@ -27,20 +69,10 @@ def open_records(
       f" {place.prepare} --domains={domain}, or restore the info file"
     )
   opened = records.RecordFiles(files)
-  if known is None and split == domains.TRAIN_SPLIT:
-    # Evaluation splits are compared with their info files in any case.
-    check_agreement(
-      opened,
-      info.read_info(info_file, split=split),
-      in_order=False,
-      cure=f"delete {folder} and run {place.prepare} --domains={domain}",
-    )
   if known is None or len(opened) == known.num_examples:
     return opened
-  # A sidecar of another file of the same size, or an edited split.
-  for file in opened.files:
-    offsets.rebuild(file)
-  opened = records.RecordFiles(files)
+  # Offsets of another file of the same size, or an edited split.
+  opened = records.RecordFiles(files, use_kept=False)
   if len(opened) != known.num_examples:
     raise errors.UserError(
       f"{folder} holds {len(opened)} records, but was prepared with"
@@ -50,58 +82,81 @@ def open_records(
   return opened
 
 
-def num_classes(place: layout.Layout, domain: str) -> int:
-  """Returns the number of training classes of a domain.
-
-  Read from the metadata of the records where it is of this very info file,
-  otherwise from the info file.
+def count(place: layout.Layout, domain: str, split: str) -> int:
+  """Returns the number of a split's records, from metadata where there is any.
 
   Raises:
-    UserError: the info file is missing or wrong.
+    UserError: files are missing or damaged.
   """
-  file = place.info_file(domain, domains.TRAIN_SPLIT)
-  known = metadata.read(place.records(domain, domains.TRAIN_SPLIT))
-  if known and known.info_fingerprint == info.fingerprint(file):
-    return known.num_classes
-  return info.read_info(file, split=domains.TRAIN_SPLIT).num_classes
+  known = metadata.read(place.records(domain, split))
+  if known:
+    return known.num_examples
+  return len(records.RecordFiles(_find_files(place, domain, split)))
 
 
-def check_agreement(
+def agree(
+  place: layout.Layout,
+  domain: str,
+  split: str,
+  *,
   files: records.RecordFiles,
   images: info.SplitInfo,
-  *,
-  in_order: bool,
-  cure: str,
-) -> None:
-  """Checks that records are those of an info file, as far as that is cheap.
+  trusted: bool,
+) -> bool:
+  """Brings the records of an evaluation split into the info file's order.
 
-  Their numbers must be equal; so must the keys of the first and the last
-  record, which in records out of order need only be listed.
+  Of a training split, which keeps its own order, only the number of records
+  and the first and the last key are looked at.
 
   Args:
-    files: the records.
-    images: the contents of the info file.
-    in_order: whether the records are in the order of the info file.
-    cure: what the user can do, for the message.
+    place: where the data lies.
+    domain: name of the domain.
+    split: name of the split.
+    files: its records.
+    images: contents of its info file.
+    trusted: whether the records are known to be in order; then a few keys are
+      looked at, otherwise all of them, once (see `matching`).
+
+  Returns:
+    Whether they were in order, or had no order to be in.
 
   Raises:
-    UserError: they differ.
+    UserError: the records are not those of the info file.
   """
-  where = files.files[0].parent
+  folder = place.records(domain, split)
+  cure = (
+    f"restore the info file that the records were made from, or delete"
+    f" {folder} and run {place.prepare} --domains={domain}"
+  )
   if len(files) != len(images.paths):
     raise errors.UserError(
-      f"{where} holds {len(files)} records, but its info file lists"
-      f" {len(images.paths)} images; {cure}"
+      f"{folder} holds {len(files)} records, but"
+      f" {place.info_file(domain, split)} lists {len(images.paths)} images;"
+      f" {cure}"
     )
+  if split != domains.TRAIN_SPLIT:
+    order = matching.find_order(
+      files, images.paths, trusted=trusted, where=folder, cure=cure
+    )
+    files.reorder(order)
+    return order is None
   for record in (0, len(files) - 1):
-    key = examples.key(files.read(record))
-    listed = [images.paths[record]] if in_order else images.paths
-    if key not in listed:
+    key = keys.read(files, record)
+    if key not in images.paths:
+      files.read(record)  # or it is damaged
       file, number = files.locate(record)
       raise errors.UserError(
-        f"{file}: record {number} is of image {key!r}, where the info file"
-        f" lists {listed[0]!r}; {cure}"
-        if in_order
-        else f"{file}: record {number} is of image {key!r}, which the info"
-        f" file does not list; {cure}"
+        f"{file}: record {number} is of image {key!r}, which the info file does"
+        f" not list; {cure}"
       )
+  return True
+
+
+def _find_files(
+  place: layout.Layout, domain: str, split: str
+) -> list[epath.Path]:
+  return records.find_files(
+    place.records(domain, split),
+    base=records.file_name(domain, split),
+    cure=f"run {place.prepare} --domains={domain}",
+  )

@@ -13,13 +13,14 @@ class PieceReader:
 
   def __init__(self, files: Sequence[epath.Path]):
     self._files = files
+    self._paths = [os.fspath(file) for file in files]
     self._descriptors: dict[int, int] = {}
     self._lock = threading.Lock()
     self._remote = threading.local()
 
   def read(self, number: int, start: int, length: int) -> bytes:
     """Returns `length` bytes of a file, fewer at its end."""
-    path = os.fspath(self._files[number])
+    path = self._paths[number]
     if "://" in path:
       return self._read_remote(number, start, length)
     with self._lock:

@@ -27,11 +27,12 @@ _FOREVER = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How streams are read; only the sizes change what they hold.
+  """How streams are read; only sizes and rounding change what they hold.
 
   Attributes:
     resize_size: height and width of a training image before its crop.
     crop_size: height and width of every image that leaves the pipeline.
+    round_pixels: whether pixels are uint8, or float32 and not rounded.
     num_threads: threads of each stream, for reading and decoding.
     prefetch: batches kept ready by each stream.
     process_index: number of this process.
@@ -40,6 +41,7 @@ class Options:
 
   resize_size: int
   crop_size: int
+  round_pixels: bool
   num_threads: int
   prefetch: int = 2
   process_index: int = 0

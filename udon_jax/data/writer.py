@@ -167,6 +167,7 @@ def _write_files(
       written,
       num_classes=job.images.num_classes,
       info_fingerprint=job.info_fingerprint,
+      in_order=True,
     )
     metadata.write(folder, description)
   return problems

@@ -114,6 +114,7 @@ def _embed_rest(
     found.paths,
     start=first,
     crop_size=model.crop_size,
+    round_pixels=model.round_pixels,
     batch_size=model.batch_size,
     num_threads=model.num_threads,
   )

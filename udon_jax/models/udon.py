@@ -12,7 +12,7 @@ from typing import cast
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, Real
 
 from udon_jax import structs
 from udon_jax.models import heads, vit
@@ -47,7 +47,7 @@ class Udon(nn.Module):
   @nn.compact
   def __call__(
     self,
-    images: UInt8[Array, "b h w 3"],
+    images: Real[Array, "b h w 3"],
     domain: Int[Array, ""],
     *,
     train: bool,
@@ -56,7 +56,7 @@ class Udon(nn.Module):
     """Embeds a batch.
 
     Args:
-      images: pixels in 0..255.
+      images: pixels in 0..255, of any type.
       domain: id of the domain whose teacher is asked.
       train: whether branches of the ViT are dropped.
       freeze_backbone: no gradient reaches the backbone, none is computed.

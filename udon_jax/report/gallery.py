@@ -106,13 +106,19 @@ class Gallery:
 class Pictures:
   """Thumbnails of the images of evaluation splits, from their records."""
 
-  def __init__(self, data_dir: epath.PathLike | None):
+  def __init__(
+    self,
+    data_dir: epath.PathLike | None,
+    *,
+    info_files: epath.PathLike | None = None,
+  ):
     """Remembers where the data lies.
 
     Args:
       data_dir: a data directory; a missing one is told by `problem`.
+      info_files: folder of the info files, if it lies elsewhere.
     """
-    self._data_dir = data_dir
+    self._data_dir, self._info_files = data_dir, info_files
     self.problem: str | None = None
 
   def read(self, image: Mapping[str, Any]) -> str | None:
@@ -132,25 +138,41 @@ class Pictures:
   def _read(self, domain: str, split: str, position: int, key: str) -> str:
     from udon_jax.data import examples as data_examples
 
-    files = self._open(domain, split)
-    if position >= len(files):
-      raise errors.UserError(
-        f"{files.files[0].parent} holds {len(files)} records, and not image "
-        f"{position} of the test"
-      )
-    data = files.read(position)
-    if data_examples.key(data) != key:
-      raise errors.UserError(
-        f"{files.files[0].parent}: record {position} is not the image "
-        f"{key!r} of the test"
-      )
-    return thumbnail(data_examples.image_bytes(data))
+    # Reading an info file takes seconds where it is large.
+    for in_order in (False, True):
+      if in_order and not self._place().info_file(domain, split).exists():
+        break
+      files = self._open(domain, split, in_order=in_order)
+      if position >= len(files):
+        raise errors.UserError(
+          f"{files.files[0].parent} holds {len(files)} records, and not image "
+          f"{position} of the test"
+        )
+      data = files.read(position)
+      if data_examples.key(data) == key:
+        return thumbnail(data_examples.image_bytes(data))
+    raise errors.UserError(
+      f"{files.files[0].parent}: record {position} is not the image {key!r} of "
+      "the test"
+    )
+
+  def _place(self):
+    from udon_jax.data import layout
+
+    return layout.find(
+      self._data_dir,
+      info_files=self._info_files,
+      info_files_key="config.info_files_dir",
+    )
 
   @functools.cache  # noqa: B019
-  def _open(self, domain: str, split: str):
-    from udon_jax.data import layout, records
+  def _open(self, domain: str, split: str, *, in_order: bool):
+    """Opens records as they lie, or in the order of their info file."""
+    from udon_jax.data import records, splits
 
-    place = layout.find(self._data_dir)
+    place = self._place()
+    if in_order:
+      return splits.open_eval(place, domain, split)[0]
     return records.RecordFiles(
       records.find_files(
         place.records(domain, split),
@@ -177,17 +199,23 @@ def thumbnail(content: bytes) -> str:
   return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def read(chosen: Mapping[str, Any], data_dir: epath.PathLike | None) -> Gallery:
+def read(
+  chosen: Mapping[str, Any],
+  data_dir: epath.PathLike | None,
+  *,
+  info_files: epath.PathLike | None = None,
+) -> Gallery:
   """Returns the galleries of a run.
 
   Args:
     chosen: the contents of examples.json.
     data_dir: where the data of the run lies.
+    info_files: folder of its info files, if it lies elsewhere.
 
   Raises:
     UserError: `chosen` has another form.
   """
-  pictures = Pictures(data_dir)
+  pictures = Pictures(data_dir, info_files=info_files)
   try:
     groups = [
       Group(name, *_TITLES[name], parts=_parts(listed, pictures))

@@ -38,8 +38,11 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
   shown_sections = curves.all_sections(run, hues=hues, results=run.results)
   pictures = None
   if run.examples is not None:
+    own = data_dir is None
     pictures = gallery.read(
-      run.examples, data_dir or run.config.get("data_dir")
+      run.examples,
+      run.config.get("data_dir") if own else data_dir,
+      info_files=run.config.get("info_files_dir") if own else None,
     )
   contents = [
     ("results", "Results"),
