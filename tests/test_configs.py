@@ -181,6 +181,48 @@ def test_the_papers_setting():
   assert set(loss.weights.values()) == {1.0}
 
 
+def test_by_default_the_batch_is_one_block_and_fractions_decide():
+  """Of as many devices as there are."""
+  resolved = build.resolve(
+    ALL["uned_vitb16"], num_devices=8, num_examples=[1000] * 8
+  )
+  assert resolved.is_locked
+  assert resolved.loss.relation_blocks == 1
+  assert resolved.sampler.rounding == "largest_fraction"
+  assert resolved.sampler.flush_every is None
+  checks.check(resolved)
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "balanced"])
+def test_an_official_run_that_reads_no_losses_forgets_none(strategy):
+  config = ALL["uned_vitb16:official"].copy_and_resolve_references()
+  config.sampler.strategy = strategy
+  resolved = build.resolve(config, num_devices=8, num_examples=[1000] * 8)
+  assert resolved.sampler.flush_every is None
+  checks.check(resolved)
+
+
+@pytest.mark.parametrize(
+  ("num_examples", "explicit", "expected"),
+  [
+    (128 * 100, None, 10),
+    (128 * 109 + 127, None, 10),
+    (128 * 9, None, 1),  # a tenth of an epoch is no step
+    (5, None, 1),
+    (128 * 100, 3, 3),
+  ],
+)
+def test_losses_are_forgotten_every_tenth_of_an_epoch(
+  num_examples, explicit, expected
+):
+  config = ALL["uned_vitb16:official"].copy_and_resolve_references()
+  config.sampler.flush_every = explicit
+  resolved = build.resolve(
+    config, num_devices=1, num_examples=[num_examples - 2, 1, 1]
+  )
+  assert resolved.sampler.flush_every == expected
+
+
 @pytest.mark.parametrize(
   "variant", [x.removeprefix("uned_vitb16") for x in ALL if "vitb16" in x]
 )
