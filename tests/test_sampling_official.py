@@ -14,7 +14,7 @@ from udon_jax import partitioning, sampling
 from udon_jax.sampling import official
 
 # Every drawn size compiles two small programs.
-law = hypothesis.settings(max_examples=25, deadline=None)
+law = hypothesis.settings(max_examples=20, deadline=None)
 # Their sums are exact, so that the last bit of a weight is that of a host loop.
 LOSS = st.integers(1, 512).map(lambda x: x / 32)
 
@@ -66,39 +66,61 @@ def drive(policy, state, losses, *, first=1, last=None):
   return state, trained, weights
 
 
-@law
-@hypothesis.given(st.data())
-def test_dynamic_is_the_host_loop_and_a_restart_changes_nothing(data):
-  n = data.draw(st.integers(1, 5), "n")
-  steps = data.draw(st.integers(1, 60), "T")
-  every = data.draw(st.integers(1, 15), "E")
-  flush = data.draw(st.integers(1, 20), "L")
-  losses = data.draw(st.lists(LOSS, min_size=steps, max_size=steps), "losses")
+def assert_is_the_host_loop(policy, losses):
+  """Returns the state after the run, and the domains trained."""
+  n, steps = len(policy.shares), policy.num_steps
   host = oracle.Dynamic(
-    num_domains=n, num_steps=steps, update_every=every, flush_every=flush
+    num_domains=n,
+    num_steps=steps,
+    update_every=policy.update_every,
+    flush_every=policy.flush_every,
   )
   expected = host.run(losses)
-  policy = make(
-    update_every=every, num_steps=steps, shares=(1 / n,) * n, flush_every=flush
-  )
   end, trained, weights = drive(policy, start(policy), losses)
-  assert trained == expected
   updates = {step: (w, counts) for step, w, counts in host.updates}
-  assert updates.keys() == weights.keys() - ({1} if every > 1 else set())
+  first = {1} if policy.update_every > 1 else set()
+  assert updates.keys() == weights.keys() - first
   for step, (w, counts) in updates.items():
     np.testing.assert_allclose(weights[step], w, rtol=1e-6)
     found = sampling.quotas(
       jnp.asarray(weights[step]), num_steps=steps, rounding="last"
     )
     np.testing.assert_array_equal(found, counts)
+  assert trained == expected
+  return end, trained
 
-  cut = data.draw(st.integers(0, steps - 1), "cut")
-  state, *_ = (
-    drive(policy, start(policy), losses, last=cut) if cut else (start(policy),)
+
+@law
+@hypothesis.given(st.data())
+def test_dynamic_is_the_host_loop_and_a_restart_changes_nothing(data):
+  n = data.draw(st.integers(1, 5), "n")
+  steps = data.draw(st.integers(1, 60), "T")
+  policy = make(
+    update_every=data.draw(st.integers(1, 15), "E"),
+    num_steps=steps,
+    shares=(1 / n,) * n,
+    flush_every=data.draw(st.integers(1, 20), "L"),
   )
+  losses = data.draw(st.lists(LOSS, min_size=steps, max_size=steps), "losses")
+  end, trained = assert_is_the_host_loop(policy, losses)
+
+  cut = data.draw(st.integers(1, steps), "cut")
+  state, *_ = drive(policy, start(policy), losses, last=cut)
   again, rest, _ = drive(policy, jax.device_get(state), losses, first=cut + 1)
-  assert rest == expected[cut:]
+  assert rest == trained[cut:]
   jax.tree.map(np.testing.assert_array_equal, again, end)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_last_bit_of_a_weight_decides(every):
+  """Steps of weights 1/3, 1/3 and 1, normalised: 5 of 0.2, from below or not.
+
+  A product with the reciprocal of the sum would give 0 of them.
+  """
+  policy = make(
+    update_every=every, num_steps=5, shares=(1 / 3,) * 3, flush_every=1
+  )
+  assert_is_the_host_loop(policy, [1 / 32] * 5)
 
 
 def test_the_losses_of_the_papers_windows():

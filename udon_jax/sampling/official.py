@@ -90,14 +90,23 @@ def reweight(state: SamplerState) -> Float[Array, "n"]:
   """
   seen = state.counts > 0
   means = jnp.where(seen, state.loss_sums / jnp.maximum(state.counts, 1), 0.0)
-  total = _sum_in_order(means)
-  weights = jnp.where(seen & (total > 0), means / total, state.weights)
-  return jnp.where(jnp.all(seen), weights, weights / _sum_in_order(weights))
+  total = _sum(means)
+  weights = jnp.where(seen & (total > 0), _divide(means, total), state.weights)
+  normalised = _divide(weights, _sum(weights))
+  return jnp.where(jnp.all(seen), weights, normalised)
 
 
-def _sum_in_order(x: Float[Array, "n"]) -> Float[Array, ""]:
-  """Adds from left to right: int(T * w) hangs on the last bit of w."""
+# int(T * w) hangs on the last bit of w, so both compute as a loop over floats
+# does: XLA adds in an order of its own, and divides by a product with the
+# reciprocal where a vector meets one divisor.
+
+
+def _sum(x: Float[Array, "n"]) -> Float[Array, ""]:
   return functools.reduce(jnp.add, [x[i] for i in range(x.shape[0])])
+
+
+def _divide(x: Float[Array, "n"], by: Float[Array, ""]) -> Float[Array, "n"]:
+  return jnp.stack([x[i] / by for i in range(x.shape[0])])
 
 
 @functools.partial(jax.jit, static_argnames="policy")
