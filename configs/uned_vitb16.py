@@ -11,25 +11,19 @@ on ImageNet-21k (`B_16-i21k-...npz`). 10 epochs of 2,831,222 images are
 
   python -m udon_jax.main --config=configs/uned_vitb16.py:smoke --workdir=DIR
 
-takes a few steps of a tiny model on the synthetic data, in a minute.
+takes a few steps of a tiny model on the synthetic data, in a minute. Variants
+follow the colon, with commas between them (`:official,mlp`):
+
+  official   trains as the official code does, step by step
+  mlp        projections with a hidden layer
+  smoke      a tiny run on the synthetic data
 """
 
-from udon_jax import default_config
+from udon_jax import variants
 
-VARIANTS = {"smoke": default_config.make_smoke}
+VARIANTS = variants.UNED
 
 
 def get_config(variant=""):
-  """Returns the config; `variant` is a name of VARIANTS."""
-  c = default_config.get_config()  # the paper's, but for what stands here
-  c.data_dir = "data/uned"
-  c.num_epochs = 10.0
-  c.frozen_epochs = 2.0
-  # The paper starts from pretrained weights, which you provide. Without them
-  # the backbone starts from scratch.
-  c.pretrained = None
-  c.model.name = "vit_b16"
-  # The paper's precision; --config.model.dtype=bfloat16 is faster on
-  # accelerators.
-  c.model.dtype = "float32"
-  return default_config.vary(c, variant, VARIANTS)
+  """Returns the config; `variant` is names of VARIANTS, or nothing."""
+  return variants.uned("vit_b16", variant)

@@ -39,29 +39,36 @@ def model():
   )
 
 
-def module_params():
-  """Returns the official parameters as a tree of our model."""
-  raw = load("tiny_vit_params.npz")
+def raw_params():
+  """Returns the official parameters, flat, under their official names."""
+  return load("tiny_vit_params.npz")
+
+
+def module_params(raw=None):
+  """Returns official parameters, by default the golden ones, as our tree."""
+  raw = raw_params() if raw is None else raw
   tree = {}
   for name, value in raw.items():
     if "output_projection" in name:
       continue
-    parts = name.split("/")
-    if parts[0].startswith("teacher_projection_domain_"):
+    first, *rest = name.split("/")
+    if first.startswith("teacher_projection_domain_"):
       continue
-    if parts[0] == "universal_student_projection_domain_0":
-      tree["student_projection", *parts[1:]] = value
-    elif len(parts) > 1 and parts[1].startswith("encoderblock_"):
-      inner = (BLOCK_NAMES[parts[2]], *parts[3:])
+    if first == "universal_student_projection_domain_0":
+      tree["student_projection", *rest] = value
+    elif rest and rest[0].startswith("encoderblock_"):
+      inner = (BLOCK_NAMES[rest[1]], *rest[2:])
       path = ("backbone", "Transformer", "encoderblock", *inner)
       tree.setdefault(path, []).append(value)
     else:
-      tree["backbone", *parts] = value
-  for leaf in ("kernel", "bias"):
-    tree["teacher_projection", "Dense_0", leaf] = [
-      raw[f"teacher_projection_domain_{i}/Dense_0/{leaf}"]
-      for i in range(len(DOMAINS))
-    ]
+      tree["backbone", first, *rest] = value
+  prefix = "teacher_projection_domain_"
+  for name in raw:
+    if name.startswith(f"{prefix}0/"):
+      rest = name.split("/")[1:]
+      tree["teacher_projection", *rest] = [
+        raw["/".join((f"{prefix}{i}", *rest))] for i in range(len(DOMAINS))
+      ]
   return flax.traverse_util.unflatten_dict(
     {
       k: jnp.asarray(np.stack(v) if isinstance(v, list) else v)
@@ -70,11 +77,11 @@ def module_params():
   )
 
 
-def class_rows(role):
+def class_rows(role, raw=None):
   """Returns {domain: [classes, dim]} of "teacher" or "student"."""
-  raw = load("tiny_vit_params.npz")
+  raw = raw_params() if raw is None else raw
   official = {"teacher": "teacher", "student": "universal_student"}[role]
   return {
-    name: raw[f"{official}_output_projection_{i}/kernel"].T
+    name: np.asarray(raw[f"{official}_output_projection_{i}/kernel"]).T
     for i, name in enumerate(DOMAINS)
   }

@@ -19,7 +19,7 @@ PACKAGE = "udon_jax"
 # Every room has a level, and imports from its own level or lower ones. Names
 # stand for a module or for all of a folder.
 LEVELS = (
-  {"errors", "structs", "domains", "default_config"},
+  {"errors", "structs", "domains", "default_config", "variants"},
   {
     "chips",
     "flops",

@@ -60,6 +60,8 @@ def test_no_rule_lets_what_is_no_number_pass(key):
     {"model__student_hidden": (8, 4), "optimizer__grad_clip_norm": 1.0},
     {"frozen_steps": 0, "optimizer__learning_rate": 0.0},
     {"seed": 2**32 - 1},
+    {"semantics": "official", "sampler__rounding": "last"},
+    {"semantics": "official", "sampler__flush_every": 1},
   ],
 )
 def test_what_can_be_passes(changes):
@@ -74,6 +76,20 @@ def test_what_can_be_passes(changes):
     ({"sampler__allocation": (float("inf"), 1.0)}, "allocation"),
     ({"eval__embeddings": ("teacher",)}, "must hold 'student'"),
     ({"model__pixel_std": (1.0, 1.0)}, "three numbers above 0"),
+    ({"semantics": "scenic"}, "semantics='scenic' is unknown"),
+    (
+      {"semantics": "official", "sampler__rounding": "largest_fraction"},
+      "sampler.rounding='largest_fraction' is not what .*leave it None",
+    ),
+    ({"sampler__flush_every": 9}, "flush_every=9 is of .*'official' alone"),
+    (
+      {
+        "semantics": "official",
+        "sampler__flush_every": 9,
+        "sampler__strategy": "balanced",
+      },
+      "flush_every=9 is of the dynamic strategy",
+    ),
   ],
 )
 def test_what_cannot_be_is_named(changes, words):

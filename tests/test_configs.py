@@ -2,12 +2,13 @@
 
 import importlib.util
 import inspect
+import itertools
 import pathlib
 
 import jax
 import pytest
 
-from tests import command_lines
+from tests import command_lines, official
 from udon_jax import (
   build,
   checks,
@@ -15,6 +16,7 @@ from udon_jax import (
   domains,
   errors,
   reporting,
+  variants,
 )
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -30,12 +32,16 @@ def load(name):
 
 
 def configs(name):
-  """Returns {variant: config} of a file; "" stands for no variant."""
+  """Returns {variant: config} of a file, of one name, two names and none.
+
+  "" stands for no variant.
+  """
   module = load(name)
-  variants = getattr(module, "VARIANTS", {})
+  known = getattr(module, "VARIANTS", {})
+  pairs = [",".join(pair) for pair in itertools.permutations(known, 2)]
   return {
     "": module.get_config(),
-    **{v: module.get_config(v) for v in variants},
+    **{v: module.get_config(v) for v in (*known, *pairs)},
   }
 
 
@@ -46,19 +52,23 @@ ALL = {
 }
 
 
-def keys(config, prefix=""):
-  """Returns the paths of all values."""
-  for key, value in config.items(preserve_field_references=True):
+def leaves(config, prefix=""):
+  """Returns the paths of all values, each with its value."""
+  for key, value in config.items():
     if hasattr(value, "items"):
-      yield from keys(value, f"{prefix}{key}.")
+      yield from leaves(value, f"{prefix}{key}.")
     else:
-      yield f"{prefix}{key}"
+      yield f"{prefix}{key}", value
+
+
+def keys(config):
+  return {key for key, _ in leaves(config)}
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_complete_and_locked(name):
   assert ALL[name].is_locked
-  assert set(keys(ALL[name])) == set(keys(default_config.get_config()))
+  assert keys(ALL[name]) == keys(default_config.get_config())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -69,7 +79,7 @@ def test_values_fit_each_other(name):
   sizes = [domains.UNED[d].num_examples["train"] for d in config.domains]
   steps, frozen = build.num_steps(config, sizes)
   assert 0 <= frozen < steps
-  build.optimizer(config, steps)
+  build.optimizer(config, steps, frozen_steps=frozen)
   model = build.model(config, len(sizes))
   size = config.data.crop_size
   jax.eval_shape(
@@ -85,9 +95,64 @@ def test_says_how_to_run_it(name):
 
 
 @pytest.mark.parametrize("name", ["uned_vitb16", "uned_vits16"])
-def test_unknown_variants_are_named(name):
+@pytest.mark.parametrize("variant", ["smoke2", "smoke,smoke2", "smoke2,smoke"])
+def test_unknown_variants_are_named(name, variant):
   with pytest.raises(errors.UserError, match=r"'smoke2' is unknown.*smoke"):
-    load(name).get_config("smoke2")
+    load(name).get_config(variant)
+
+
+@pytest.mark.parametrize("variant", ["smoke,", ",", "smoke, official"])
+def test_what_stands_between_commas_is_a_name(variant):
+  with pytest.raises(errors.UserError, match=r"variant '.*' is unknown"):
+    load("uned_vitb16").get_config(variant)
+
+
+def test_variants_are_applied_in_order():
+  def set_seed(value):
+    return lambda config: config.update({"seed": value})
+
+  known = {"one": set_seed(1), "two": set_seed(2)}
+  for names, seed in (("one,two", 2), ("two,one", 1), ("one", 1), ("", 0)):
+    config = variants.vary(default_config.get_config(), names, known)
+    assert config.seed == seed
+    assert config.is_locked
+
+
+def differing(variant):
+  """Returns {key: value} of what a variant changes of the paper's setting."""
+  base, varied = (
+    dict(leaves(ALL[f"uned_vitb16{suffix}"])) for suffix in ("", f":{variant}")
+  )
+  return {k: v for k, v in varied.items() if v != base[k]}
+
+
+def test_the_official_variant_sets_what_differs_officially():
+  changes = differing("official")
+  assert changes == {
+    "semantics": "official",
+    "domains": official.DOMAINS,
+    "eval_every": 2_831_222 // 128,  # an epoch
+  }
+  assert set(official.DOMAINS) == set(domains.UNED_NAMES)
+
+
+def test_the_mlp_variant_sets_hidden_layers():
+  assert differing("mlp") == {
+    "model.student_hidden": (768,),
+    "model.teacher_hidden": (768,),
+  }
+  assert differing("official,mlp") == differing("official") | differing("mlp")
+
+
+def test_the_official_run_is_frozen_a_step_longer():
+  config = ALL["uned_vitb16:official"]
+  uned = [domains.UNED[d].num_examples["train"] for d in config.domains]
+  assert build.num_steps(config, uned) == (221_180, 44_237)
+  resolved = build.resolve(config, num_devices=8, num_examples=uned)
+  assert resolved.loss.relation_blocks == 8
+  assert resolved.sampler.rounding == "last"
+  assert resolved.sampler.flush_every == 2_211
+  checks.check(resolved)
 
 
 def test_the_papers_setting():
@@ -116,25 +181,70 @@ def test_the_papers_setting():
   assert set(loss.weights.values()) == {1.0}
 
 
-@pytest.mark.parametrize("variant", ["", ":smoke"])
+def test_by_default_the_batch_is_one_block_and_fractions_decide():
+  """Of as many devices as there are."""
+  resolved = build.resolve(
+    ALL["uned_vitb16"], num_devices=8, num_examples=[1000] * 8
+  )
+  assert resolved.is_locked
+  assert resolved.loss.relation_blocks == 1
+  assert resolved.sampler.rounding == "largest_fraction"
+  assert resolved.sampler.flush_every is None
+  checks.check(resolved)
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "balanced"])
+def test_an_official_run_that_reads_no_losses_forgets_none(strategy):
+  config = ALL["uned_vitb16:official"].copy_and_resolve_references()
+  config.sampler.strategy = strategy
+  resolved = build.resolve(config, num_devices=8, num_examples=[1000] * 8)
+  assert resolved.sampler.flush_every is None
+  checks.check(resolved)
+
+
+@pytest.mark.parametrize(
+  ("num_examples", "explicit", "expected"),
+  [
+    (128 * 100, None, 10),
+    (128 * 109 + 127, None, 10),
+    (128 * 9, None, 1),  # a tenth of an epoch is no step
+    (5, None, 1),
+    (128 * 100, 3, 3),
+  ],
+)
+def test_losses_are_forgotten_every_tenth_of_an_epoch(
+  num_examples, explicit, expected
+):
+  config = ALL["uned_vitb16:official"].copy_and_resolve_references()
+  config.sampler.flush_every = explicit
+  resolved = build.resolve(
+    config, num_devices=1, num_examples=[num_examples - 2, 1, 1]
+  )
+  assert resolved.sampler.flush_every == expected
+
+
+@pytest.mark.parametrize(
+  "variant", [x.removeprefix("uned_vitb16") for x in ALL if "vitb16" in x]
+)
 def test_the_smaller_model_differs_in_the_model_alone(variant):
   base = ALL[f"uned_vitb16{variant}"].copy_and_resolve_references()
   small = ALL[f"uned_vits16{variant}"].copy_and_resolve_references()
-  if not variant:
+  if "smoke" not in variant:
     assert (base.model.name, small.model.name) == ("vit_b16", "vit_s16")
   small.model.name = base.model.name
   assert small.to_dict() == base.to_dict()
 
 
 @pytest.mark.slow
-def test_the_smoke_variant_trains(tmp_path):
+@pytest.mark.parametrize("variant", ["smoke", "official,mlp,smoke"])
+def test_the_smoke_variant_trains(tmp_path, variant):
   data, workdir = tmp_path / "data", tmp_path / "run"
   commands = {
     "draw": ("udon_jax.data.synthetic", f"--output={data}", "--size=smoke"),
     "prepare": ("udon_jax.data.prepare", f"--data_dir={data}"),
     "train": (
       "udon_jax.main",
-      f"--config={FOLDER / 'uned_vitb16.py'}:smoke",
+      f"--config={FOLDER / 'uned_vitb16.py'}:{variant}",
       f"--config.data_dir={data}",
       f"--workdir={workdir}",
     ),

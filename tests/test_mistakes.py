@@ -22,6 +22,7 @@ from udon_jax.data import examples, layout, offsets, records, splits
 
 # Impossible values of keys: {key=value: words of the message beside them}.
 VALUES = {
+  "semantics=scenic": "known: default, official",
   "seed=-1": "in 0 ..",
   "seed=1.5": "int",
   "batch_size=0": "at least 1",
@@ -62,6 +63,8 @@ VALUES = {
   "sampler.strategy=luck": "known: dynamic",
   "sampler.rounding=up": "known: largest_fraction",
   "sampler.update_every=0": "at least 1",
+  "sampler.flush_every=0": "at least 1",
+  "sampler.flush_every=9": "leave it None",
   "sampler.allocation=('a', 'b')": "numbers from 0",
   "optimizer.learning_rate=-0.1": "at least 0",
   "optimizer.learning_rate=inf": "finite",

@@ -170,6 +170,28 @@ def test_a_first_step_shows_the_clipped_gradient():
   assert_close(mu, 0.1 * scale * grads["head"]["kernel"], rtol=1e-6)
 
 
+def test_a_group_that_is_held_back_stays_while_its_moments_go_on():
+  """As in optax, whose count is 0 at the first step."""
+  start, held = tree(0), 5
+  constant = optax.constant_schedule(RATES["backbone"])
+  schedules = {
+    "backbone": optim.hold_back(constant, held),
+    "heads": optax.constant_schedule(RATES["heads"]),
+  }
+  theirs = run_plain(
+    start["backbone"],
+    "backbone",
+    lambda count: RATES["backbone"] * jnp.where(held - 1 >= count, 0, 1),
+  )
+  for step, ((params, state), backbone) in enumerate(
+    zip(run(adamw(schedules=schedules), start), theirs, strict=True), 1
+  ):
+    assert_close(params["backbone"], backbone, **EXACT)
+    if step <= held:
+      assert_close(params["backbone"], start["backbone"], rtol=0, atol=0)
+    assert int(state["backbone"].inner_state[0].count) == step
+
+
 def test_the_norm_of_frozen_groups_does_not_count():
   start, optimizer = tree(0), adamw()
   _, _, norm = optimizer.update(

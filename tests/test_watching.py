@@ -31,15 +31,17 @@ def by_hand(step, peak, schedule):
   return peak * (1 + np.cos(np.pi * share)) / 2
 
 
+@pytest.mark.parametrize("semantics", ["default", "official"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_learning_rates(schedule, monkeypatch):
+def test_learning_rates(schedule, semantics, monkeypatch):
   """By hand, and by the schedule that the compiled step evaluates."""
-  run = set_up(monkeypatch, optimizer__schedule=schedule)
-  steps = [1, 5, 6, 8, 9, 24, STEPS]
+  run = set_up(monkeypatch, optimizer__schedule=schedule, semantics=semantics)
+  frozen = FROZEN + (semantics == "official")
+  steps = [1, 5, 6, 7, 8, 9, 24, STEPS]
   rates = watching.learning_rates(run, steps)
   assert list(rates) == steps
   for step in steps:
-    backbone = by_hand(step, 0.02, schedule) * (step > FROZEN)
+    backbone = by_hand(step, 0.02, schedule) * (step > frozen)
     heads = by_hand(step, 0.3, schedule)
     expected = {
       "learning_rate/backbone": backbone,

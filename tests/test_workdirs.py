@@ -28,6 +28,7 @@ def changed(key, value):
 @pytest.mark.parametrize(
   "key, value",
   [
+    ("semantics", "official"),
     ("seed", 1),
     ("domains", ["cars"]),
     ("batch_size", 8),
@@ -74,6 +75,25 @@ def test_length_must_stay_where_rates_depend_on_it():
   longer["num_train_steps"] = 100
   with pytest.raises(errors.UserError, match="num_train_steps is 12 there"):
     workdirs.check_same_run("w", saved=cosine, given=longer)
+
+
+def test_length_must_stay_where_the_sampler_depends_on_it():
+  """A schedule of the whole run."""
+  official = changed("semantics", "official")
+  longer = copy.deepcopy(official)
+  longer["num_train_steps"] = 100
+  with pytest.raises(errors.UserError, match="num_train_steps is 12 there"):
+    workdirs.check_same_run("w", saved=official, given=longer)
+
+
+def test_a_key_that_came_later_had_its_default():
+  old = copy.deepcopy(CONFIG)
+  del old["semantics"], old["sampler"]["flush_every"]
+  workdirs.check_same_run("w", saved=old, given=CONFIG)
+  with pytest.raises(errors.UserError, match="semantics is default there"):
+    workdirs.check_same_run(
+      "w", saved=old, given=changed("semantics", "official")
+    )
 
 
 def test_other_data_is_named():

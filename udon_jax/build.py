@@ -20,6 +20,7 @@ from udon_jax import (
   optim,
   partitioning,
   prototypes,
+  sampling,
   train_step,
 )
 from udon_jax.models import architecture, registry, udon
@@ -121,22 +122,88 @@ def _in_steps(
   return result
 
 
+def is_official(config: Config) -> bool:
+  """Whether a run trains as the official code does."""
+  return config.semantics == default_config.OFFICIAL
+
+
+def _epoch(config: Config, num_examples: Sequence[int]) -> int:
+  """Returns the steps of an epoch, as the official code counts them."""
+  return max(1, sum(num_examples) // config.batch_size)
+
+
 def num_steps(config: Config, num_examples: Sequence[int]) -> tuple[int, int]:
-  """Returns the steps of the run, and how many of them are frozen.
+  """Returns the steps of the run, and in how many the backbone sits still.
+
+  The official code compares the number of frozen steps with that of the step
+  from 0, and so trains the backbone a step later.
 
   Args:
     config: the config.
     num_examples: training images of every domain; an epoch is their sum
       divided by the batch size, as in the official code.
   """
-  epoch = max(1, sum(num_examples) // config.batch_size)
+  epoch = _epoch(config, num_examples)
   total = _in_steps(config, "num_train_steps", "num_epochs", epoch)
   if not total:
     raise errors.UserError(
       "config.num_train_steps or config.num_epochs must be set, above 0"
     )
   frozen = _in_steps(config, "frozen_steps", "frozen_epochs", epoch) or 0
-  return total, min(frozen, total)
+  return total, min(frozen + is_official(config), total)
+
+
+def resolve(
+  config: Config, *, num_devices: int, num_examples: Sequence[int]
+) -> Config:
+  """Returns the config with what its semantics choose filled in.
+
+  So that checkpoints tell it: a start with other devices or data is another
+  run, unless it gives these values.
+
+  Args:
+    config: the config.
+    num_devices: of the mesh.
+    num_examples: training images of every domain.
+  """
+  official = is_official(config)
+  config = config.copy_and_resolve_references()
+  loss, sampler = config.loss, config.sampler
+  with config.unlocked():
+    if loss.relation_blocks is None:
+      loss.relation_blocks = num_devices if official else 1
+    if sampler.rounding is None:
+      sampler.rounding = "last" if official else "largest_fraction"
+    if sampler.flush_every is None and (
+      official and sampler.strategy == "dynamic"
+    ):
+      epoch = _epoch(config, num_examples)
+      sampler.flush_every = max(1, epoch // 10)
+  return config
+
+
+def policy(
+  config: Config, total_steps: int, num_examples: Sequence[int]
+) -> sampling.Policy:
+  """Returns the sampling policy of a resolved config."""
+  c = config.sampler
+  if not is_official(config):
+    return sampling.Windows(
+      strategy=c.strategy,
+      update_every=c.update_every,
+      rounding=c.rounding,
+      seed=config.seed,
+    )
+  shares = sampling.shares(
+    c.strategy, num_examples=num_examples, allocation=c.allocation
+  )
+  return sampling.Official(
+    strategy=c.strategy,
+    update_every=c.update_every,
+    num_steps=total_steps,
+    shares=tuple(shares.tolist()),
+    flush_every=c.flush_every,
+  )
 
 
 def loss_weights(config: Config) -> dict[str, float]:
@@ -162,24 +229,39 @@ def hyper(config: Config) -> prototypes.Hyper:
   )
 
 
-def optimizer(config: Config, total_steps: int) -> optim.AdamW:
-  """Returns the optimizer of the module."""
+def optimizer(
+  config: Config, total_steps: int, *, frozen_steps: int
+) -> optim.AdamW:
+  """Returns the optimizer of the module.
+
+  Args:
+    config: the config.
+    total_steps: of the run.
+    frozen_steps: in which the backbone sits still: officially as its rate is 0,
+      in our runs as another program takes them.
+  """
   c = config.optimizer
 
-  def group(pattern, peak):
+  def group(pattern, peak, *, still_steps):
     schedule = optim.make_schedule(
       c.schedule,
       peak=peak,
       num_steps=total_steps,
       warmup_steps=c.warmup_steps,
     )
+    if still_steps:
+      schedule = optim.hold_back(schedule, still_steps)
     return optim.Group(pattern, schedule)
 
   return optim.AdamW(
     groups={
-      train_step.BACKBONE: group("backbone/.*", c.backbone_learning_rate),
+      train_step.BACKBONE: group(
+        "backbone/.*",
+        c.backbone_learning_rate,
+        still_steps=frozen_steps if is_official(config) else 0,
+      ),
       train_step.HEADS: group(
-        "(teacher|student)_projection/.*", c.learning_rate
+        "(teacher|student)_projection/.*", c.learning_rate, still_steps=0
       ),
     },
     b1=c.b1,
@@ -190,14 +272,17 @@ def optimizer(config: Config, total_steps: int) -> optim.AdamW:
   )
 
 
-def step_config(config: Config, adamw: optim.AdamW) -> train_step.StepConfig:
-  """Returns the static parts of a training step."""
+def step_config(
+  config: Config, adamw: optim.AdamW, sampling_policy: sampling.Policy
+) -> train_step.StepConfig:
+  """Returns the static parts of a training step, of a resolved config."""
   return train_step.StepConfig(
     seed=config.seed,
     loss_weights=loss_weights(config),
     relation_blocks=config.loss.relation_blocks,
     grad_accum_steps=config.grad_accum_steps,
     heads_schedule=adamw.groups[train_step.HEADS].schedule,
+    policy=sampling_policy,
   )
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import ml_collections
 
 from udon_jax import (
+  default_config,
   errors,
   evaluator,
   losses,
@@ -57,6 +58,7 @@ _NAMES = _all(_ANY, str, "must be a tuple of names")
 
 # None, where a key allows it, fits every rule.
 RULES: dict[str, Rule] = {
+  "semantics": _known(default_config.SEMANTICS),
   # JAX keeps 32 bits of a seed.
   "seed": (lambda x: 0 <= x < 2**32, "must be in 0 .. 4294967295"),
   "data_check": _known(("uned",)),
@@ -100,6 +102,7 @@ RULES: dict[str, Rule] = {
   "sampler.strategy": _known(sampling.STRATEGIES),
   "sampler.rounding": _known(sampling.ROUNDINGS),
   "sampler.update_every": _at_least(1),
+  "sampler.flush_every": _at_least(1),
   "sampler.allocation": _all(
     _NOT_NEGATIVE, _NUMBERS, "must be a tuple of numbers from 0"
   ),
@@ -141,11 +144,13 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.data.crop_size={config.data.crop_size} must not exceed "
       f"config.data.resize_size={config.data.resize_size}"
     )
-  if config.batch_size % config.loss.relation_blocks:
+  blocks = config.loss.relation_blocks
+  if blocks is not None and config.batch_size % blocks:
     raise errors.UserError(
-      f"config.loss.relation_blocks={config.loss.relation_blocks} does not "
-      f"divide config.batch_size={config.batch_size}; choose a divisor"
+      f"config.loss.relation_blocks={blocks} does not divide "
+      f"config.batch_size={config.batch_size}; choose a divisor"
     )
+  _check_sampler(config)
   if not any(config.loss.weights[name] for name in losses.TERMS):
     raise errors.UserError(
       "config.loss.weights are all 0; set one of them above 0"
@@ -162,6 +167,24 @@ def check(config: ml_collections.ConfigDict) -> None:
       "'student', by which the best checkpoint is chosen"
     )
   evaluator.check_embeddings(config.eval.embeddings)
+
+
+def _check_sampler(config: ml_collections.ConfigDict) -> None:
+  """Raises a UserError for a value that the semantics would not use."""
+  is_official = config.semantics == default_config.OFFICIAL
+  c = config.sampler
+  if is_official and c.rounding not in (None, "last"):
+    raise errors.UserError(
+      f"config.sampler.rounding={c.rounding!r} is not what "
+      "config.semantics='official' does; leave it None, or set 'last'"
+    )
+  if c.flush_every is not None and not (
+    is_official and c.strategy == "dynamic"
+  ):
+    raise errors.UserError(
+      f"config.sampler.flush_every={c.flush_every} is of the dynamic strategy "
+      "with config.semantics='official' alone; leave it None"
+    )
 
 
 def _check_pixels(model: ml_collections.ConfigDict) -> None:

@@ -4,17 +4,24 @@ The defaults are the setting of the UDON paper (NeurIPS 2024, sec. 4.1) but for
 the length of the run, which every config chooses.
 """
 
-from collections.abc import Callable, Mapping
-
 import ml_collections
 from ml_collections import config_dict
 
-from udon_jax import domains, errors
+from udon_jax import domains
+
+DEFAULT, OFFICIAL = "default", "official"
+SEMANTICS = (DEFAULT, OFFICIAL)
 
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the default config, unlocked, for a config file to change."""
   c = ml_collections.ConfigDict()
+  # "default", or "official" to train as the official code does, step by step:
+  # relations within each device's part of the batch (loss.relation_blocks); a
+  # backbone that sits still for one step more than is said, at rate 0 while
+  # its gradient is computed and AdamW's moments and count go on; schedules of
+  # the whole run, and the window of losses that weighs them (sampler).
+  c.semantics = DEFAULT
   # Seed of parameters, order, augmentation, sampler and stochastic depth.
   c.seed = 0
   # Folder with info_files/ and tfds/, or that tfds/ itself (see "Data" in the
@@ -33,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.num_train_steps = config_dict.placeholder(int)
   c.num_epochs = config_dict.placeholder(float)
   # Steps during which the backbone is not trained: at most one of the two.
+  # With official semantics it is one step more, also where none is given.
   c.frozen_steps = config_dict.placeholder(int)
   c.frozen_epochs = config_dict.placeholder(float)
   # Cadences, in steps; the last step always logs, evaluates and saves.
@@ -146,8 +154,9 @@ def _loss():
   c.teacher_temperature = 0.1
   c.student_temperature = 0.1
   # Diagonal blocks of the batch in which relations are compared; 1 is the
-  # whole batch, the number of devices is what the official code does.
-  c.relation_blocks = 1
+  # whole batch. None is 1, with official semantics the number of devices; a
+  # number makes fewer devices compute what so many do.
+  c.relation_blocks = config_dict.placeholder(int)
   c.weights = ml_collections.ConfigDict()
   c.weights.teacher_classification = 1.0
   c.weights.student_classification = 1.0
@@ -161,11 +170,16 @@ def _sampler():
   # "dynamic", "round_robin", "balanced", "dataset_size" or
   # "specialist_top_steps".
   c.strategy = "dynamic"
-  # Steps planned at a time, and over which losses are averaged.
+  # Steps planned at a time, and over which losses are averaged. With official
+  # semantics the first window has one step less.
   c.update_every = 1000
-  # Which domains take the remainder of a window: "largest_fraction", or
-  # "last" as in the official code.
-  c.rounding = "largest_fraction"
+  # Which domains take the remainder of a window: "largest_fraction", or the
+  # "last" one. None is the first, with official semantics the second.
+  c.rounding = config_dict.placeholder(str)
+  # With official semantics, the dynamic strategy averages the losses since a
+  # logger last forgot them: after steps 1, N + 1, 2N + 1, ... and the last.
+  # None is a tenth of an epoch.
+  c.flush_every = config_dict.placeholder(int)
   # Relative number of steps of every domain, for "specialist_top_steps".
   c.allocation = ()
   return c
@@ -210,49 +224,3 @@ def _checkpoint():
   # back to should the disk damage the other.
   c.keep_latest = 2
   return c
-
-
-def vary(
-  config: ml_collections.ConfigDict,
-  variant: str,
-  variants: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
-) -> ml_collections.ConfigDict:
-  """Returns a config file's config, changed as one of its variants, locked.
-
-  Args:
-    config: what the file describes.
-    variant: what follows the colon of --config=FILE:VARIANT; "" changes
-      nothing.
-    variants: the functions that make the changes, by name.
-
-  Raises:
-    UserError: the variant is unknown.
-  """
-  if variant and variant not in variants:
-    raise errors.UserError(
-      f"--config: the variant {variant!r} is unknown; known: "
-      f"{', '.join(variants) or 'none'}"
-    )
-  if variant:
-    variants[variant](config)
-  return config.lock()
-
-
-def make_smoke(config: ml_collections.ConfigDict) -> None:
-  """Makes a run so small that it ends in a minute on a laptop's CPU.
-
-  It passes through the same code: a frozen phase, several windows of the
-  sampler, a validation, a checkpoint and the final test, on the synthetic data.
-  """
-  config.data_dir = "data/mini_uned"
-  config.batch_size = 16
-  config.num_train_steps, config.num_epochs = 6, None
-  config.frozen_steps, config.frozen_epochs = 2, None
-  config.pretrained = None
-  config.log_every = 2
-  config.eval_every = config.checkpoint_every = 6
-  config.data.resize_size = 36
-  config.data.crop_size = 32
-  config.model.name = "vit_mu8"
-  config.sampler.update_every = 2
-  config.eval.batch_size = 64

@@ -14,7 +14,6 @@ from udon_jax import (
   partitioning,
   reporting,
   resuming,
-  sampling,
   stopping,
   structs,
   train_state,
@@ -89,7 +88,7 @@ class Loop:
     plan = None
     saved = start
     for step in range(start + 1, last + 1):
-      place = (step - 1) % config.sampler.update_every
+      _, place = self._run.policy.locate(step)
       if plan is None or place == 0:
         state, plan = self._enter_window(state, step)
       domain = plan[place]
@@ -124,18 +123,14 @@ class Loop:
 
   def _enter_window(self, state, step):
     """Plans the window of a step; the host reads the plan once."""
-    sampler = self._config.sampler
-    window = (step - 1) // sampler.update_every
-    new, plan = sampling.enter_window(
+    policy = self._run.policy
+    window, place = policy.locate(step)
+    new, plan = policy.enter(
       state.sampler,
       partitioning.put_replicated(np.int32(window), self._run.mesh),
-      strategy=sampler.strategy,
-      num_steps=sampler.update_every,
-      rounding=sampler.rounding,
-      seed=self._config.seed,
     )
     weights, plan = partitioning.fetch((new.weights, plan))
-    if (step - 1) % sampler.update_every == 0:
+    if place == 0:
       names = self._run.layout.names
       self._writer.write_scalars(
         step,

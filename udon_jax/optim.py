@@ -57,6 +57,18 @@ def make_schedule(
   return optax.join_schedules([warmup, after], [warmup_steps])
 
 
+def hold_back(schedule: Schedule, num_steps: int) -> Schedule:
+  """Returns a schedule that is 0 during the first steps.
+
+  Its group is not frozen: moments and count go on.
+
+  Args:
+    schedule: the rate after them.
+    num_steps: how many.
+  """
+  return lambda step: jnp.where(step > num_steps, schedule(step), 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
   """Parameters that share a rate.

@@ -6,6 +6,7 @@ state that the run starts from.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import logging
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ from udon_jax import (
   train_step,
 )
 from udon_jax.logs import overview, profiling, wandb_sink
+from udon_jax.models import udon
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,25 @@ BEST_METRIC = "val/student/merged/mean/recall@1"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What does not change during a run."""
+  """What does not change during a run.
+
+  Attributes:
+    config: with what its semantics choose filled in.
+    mesh: all devices.
+    layout: of the class tables.
+    meta: what checkpoints tell of themselves.
+    num_steps: of the run.
+    frozen_steps: in which the backbone sits still.
+    abstract_state: shapes and shardings.
+    init_state: makes the state before the first step.
+    policy: which domain each step trains.
+    train_step: trains everything.
+    frozen_step: leaves the backbone as it is. With official semantics it is
+      `train_step`, by a rate of 0.
+    optimizer: of the module.
+    count_work: counts what the steps cost.
+    evaluator: of validation and test.
+  """
 
   config: ml_collections.ConfigDict
   mesh: Mesh
@@ -47,8 +67,9 @@ class Run:
   meta: checkpointing.Meta
   num_steps: int
   frozen_steps: int
-  abstract_state: State  # shapes and shardings
+  abstract_state: State
   init_state: Callable[[], State]
+  policy: sampling.Policy
   train_step: StepFn
   frozen_step: StepFn
   optimizer: optim.AdamW
@@ -58,6 +79,56 @@ class Run:
   def is_frozen(self, step: int) -> bool:
     """Whether a step leaves the backbone as it is."""
     return step <= self.frozen_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+  """What steps are made of."""
+
+  config: ml_collections.ConfigDict
+  model: udon.Udon
+  optimizer: optim.AdamW
+  prototype_step: prototypes.StepFn
+  step_config: train_step.StepConfig
+
+  def make_step(self, frozen: bool, *, in_one_part: bool = False) -> StepFn:
+    """Returns a step, not compiled; officially all are the full one."""
+    step_config = self.step_config
+    if in_one_part:
+      step_config = dataclasses.replace(step_config, grad_accum_steps=1)
+    return train_step.make_train_step(
+      self.model,
+      self.optimizer,
+      prototype_step=self.prototype_step,
+      config=step_config,
+      frozen=frozen and not build.is_official(self.config),
+    )
+
+  def compile_steps(self, places: State) -> tuple[StepFn, StepFn]:
+    """Returns the step that trains everything, and that of a frozen backbone.
+
+    Args:
+      places: where each array of the state lies.
+    """
+
+    def compiled(step: StepFn) -> StepFn:
+      return jax.jit(step, donate_argnums=0, out_shardings=places)
+
+    full = compiled(self.make_step(False))
+    if build.is_official(self.config):
+      return full, full
+    return full, compiled(self.make_step(True))
+
+  def count_work(self, shapes: State) -> overview.Work:
+    """Counts what the steps cost, for a state of these shapes."""
+    return overview.count_work(
+      model=self.model,
+      make_step=functools.partial(self.make_step, in_one_part=True),
+      prototype_step=self.prototype_step,
+      state=shapes,
+      batch_size=self.config.batch_size,
+      image_size=self.config.data.crop_size,
+    )
 
 
 def set_up(
@@ -70,62 +141,38 @@ def set_up(
   mesh = build.mesh(config)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
+  config = build.resolve(
+    config, num_devices=mesh.size, num_examples=num_examples
+  )
   num_steps, frozen_steps = build.num_steps(config, num_examples)
   profiling.check(config.profile_steps, num_steps=num_steps)
   model = build.model(config, len(sources))
-  optimizer = build.optimizer(config, num_steps)
+  optimizer = build.optimizer(config, num_steps, frozen_steps=frozen_steps)
+  policy = build.policy(config, num_steps, num_examples)
   layout = prototypes.make_layout(
     [source.name for source in sources],
     [source.num_classes for source in sources],
     mesh,
   )
-  weights = sampling.initial_weights(
-    config.sampler.strategy,
+  init = functools.partial(
+    _init_state,
+    config=config,
+    model=model,
+    optimizer=optimizer,
+    layout=layout,
     num_examples=num_examples,
-    allocation=config.sampler.allocation,
   )
-
-  def init() -> State:
-    return train_state.init(
-      jax.random.key(config.seed),
-      model=model,
-      optimizer=optimizer,
-      layout=layout,
-      sampler_weights=weights,
-      image_size=config.data.crop_size,
-    )
-
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
   logger.info("%s", overview.format_totals(shapes))
-  prototype_step = prototypes.make_step(layout, mesh, build.hyper(config))
-  step_config = build.step_config(config, optimizer)
-
-  def make_step(
-    frozen: bool, step_config: train_step.StepConfig = step_config
-  ) -> StepFn:
-    return train_step.make_train_step(
-      model,
-      optimizer,
-      prototype_step=prototype_step,
-      config=step_config,
-      frozen=frozen,
-    )
-
-  def compiled(step: StepFn) -> StepFn:
-    return jax.jit(step, donate_argnums=0, out_shardings=places)
-
-  def count_work() -> overview.Work:
-    in_one_part = dataclasses.replace(step_config, grad_accum_steps=1)
-    return overview.count_work(
-      model=model,
-      make_step=lambda frozen: make_step(frozen, in_one_part),
-      prototype_step=prototype_step,
-      state=shapes,
-      batch_size=config.batch_size,
-      image_size=config.data.crop_size,
-    )
-
+  parts = _Parts(
+    config=config,
+    model=model,
+    optimizer=optimizer,
+    prototype_step=prototypes.make_step(layout, mesh, build.hyper(config)),
+    step_config=build.step_config(config, optimizer, policy),
+  )
+  full_step, frozen_step = parts.compile_steps(places)
   return Run(
     config=config,
     mesh=mesh,
@@ -139,11 +186,28 @@ def set_up(
       places,
     ),
     init_state=jax.jit(init, out_shardings=places),
-    train_step=compiled(make_step(False)),
-    frozen_step=compiled(make_step(True)),
+    policy=policy,
+    train_step=full_step,
+    frozen_step=frozen_step,
     optimizer=optimizer,
-    count_work=count_work,
+    count_work=functools.partial(parts.count_work, shapes),
     evaluator=build.make_evaluator(config, model, mesh),
+  )
+
+
+def _init_state(*, config, model, optimizer, layout, num_examples) -> State:
+  """Returns the state before the first step."""
+  return train_state.init(
+    jax.random.key(config.seed),
+    model=model,
+    optimizer=optimizer,
+    layout=layout,
+    sampler_weights=sampling.initial_weights(
+      config.sampler.strategy,
+      num_examples=num_examples,
+      allocation=config.sampler.allocation,
+    ),
+    image_size=config.data.crop_size,
   )
 
 

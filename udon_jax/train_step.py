@@ -41,6 +41,7 @@ class StepConfig:
     relation_blocks: see `losses.relation_distillation`.
     grad_accum_steps: parts in which a batch is embedded.
     heads_schedule: rate of the class prototypes.
+    policy: which domain is next; it notes every step's loss.
   """
 
   seed: int
@@ -48,6 +49,7 @@ class StepConfig:
   relation_blocks: int
   grad_accum_steps: int
   heads_schedule: optim.Schedule
+  policy: sampling.Policy
 
 
 def make_train_step(
@@ -116,8 +118,8 @@ def make_train_step(
       params=params,
       opt_state=opt_state,
       prototypes=classes.tables,
-      sampler=sampling.record(
-        state.sampler, batch.domain, classes.sampler_loss
+      sampler=config.policy.record(
+        state.sampler, batch.domain, classes.sampler_loss, step=step
       ),
       meters=_add(
         state.meters,

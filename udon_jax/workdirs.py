@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from udon_jax import errors, reporting
+from udon_jax import build, default_config, errors, reporting
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,9 @@ LOCK_FILE = ".lock"
 DIVERGED_FILE = "diverged.json"
 # Keys that define a run: with another value it would be another run. What is
 # not here may change between two starts: cadences, the mesh, paths, the length
-# of a run whose rates do not depend on it.
+# of a run whose rates and sampler do not depend on it.
 _DEFINING: tuple[str, ...] = (
+  "semantics",
   "seed",
   "domains",
   "batch_size",
@@ -100,7 +101,8 @@ def check_same_run(
       precision may then change.
   """
   keys = _DEFINING
-  if given["optimizer"]["schedule"] != "constant":
+  by_length = given["optimizer"]["schedule"] != "constant"
+  if by_length or given["semantics"] == "official":
     keys = (*keys, *_LENGTH)
   free = (*_FREE, *(_CURES if diverged else ()))
   differing = _differing(saved, given, keys=keys, free=free)
@@ -139,12 +141,17 @@ def _differing(
   keys: Sequence[str],
   free: Sequence[str],
 ) -> str:
-  """Names the keys of some groups, but for the free ones, that differ."""
+  """Names the keys of some groups, but for the free ones, that differ.
+
+  A key that came after the run was saved has had its default there.
+  """
 
   def within(key, groups):
     return any(key == g or key.startswith(f"{g}.") for g in groups)
 
-  old, new = (_flatten(config) for config in (saved, given))
+  defaults = build.to_json(default_config.get_config())
+  old = {**_flatten(defaults), **_flatten(saved)}
+  new = _flatten(given)
   return ", ".join(
     f"config.{key} is {old.get(key)} there and {new.get(key)} here"
     for key in sorted(old.keys() | new.keys())

@@ -1,4 +1,4 @@
-"""The dynamic sampling policy: which domain each step trains.
+"""Our sampling policy: every window is planned by itself.
 
 Window k covers steps kE + 1 .. (k + 1)E. Its weights come from all of window
 k - 1: the domains seen share what is theirs in proportion to their mean loss,
@@ -9,98 +9,67 @@ Sources: UDON (NeurIPS 2024), sec. 3.3; official implementation:
 sampling_utils.py. Shape legend: n domains, e steps of a window.
 """
 
-from collections.abc import Sequence
+import dataclasses
 import functools
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-import numpy as np
 
 from udon_jax import errors
+from udon_jax.sampling import state as states
 
-STRATEGIES = (
-  "dynamic",
-  "round_robin",
-  "balanced",
-  "dataset_size",
-  "specialist_top_steps",
-)
+SamplerState = states.SamplerState
+
 ROUNDINGS = ("largest_fraction", "last")
 # Domains drawn with equal weights differ from other keys of the same seed.
 _KEY_TAG = 0x5A3
 
 
-class SamplerState(struct.PyTreeNode):
-  """What the policy remembers; part of the train state."""
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """The policy of this module; see `state.Policy`.
 
-  loss_sums: Float[Array, "n"]  # of this window
-  counts: Int[Array, "n"]  # steps of this window
-  weights: Float[Array, "n"]  # of this window; they sum to 1
-  window: Int[Array, ""]  # the window in progress, from 0
-
-
-def initial_weights(
-  strategy: str,
-  *,
-  num_examples: Sequence[int],
-  allocation: Sequence[float],
-) -> Float[np.ndarray, "n"]:
-  """Returns the weights of the first window.
-
-  Args:
+  Attributes:
     strategy: one of STRATEGIES.
-    num_examples: training images of every domain.
-    allocation: relative steps of every domain, for "specialist_top_steps".
-
-  Raises:
-    UserError: unknown strategy, or an allocation that does not fit.
+    update_every: E, the steps of a window.
+    rounding: see `quotas`.
+    seed: of the run.
   """
-  if strategy not in STRATEGIES:
-    raise errors.UserError(
-      f"config.sampler.strategy={strategy!r} is unknown; known: "
-      f"{', '.join(STRATEGIES)}"
+
+  strategy: str
+  update_every: int
+  rounding: str
+  seed: int
+
+  def locate(self, step: int) -> tuple[int, int]:
+    """Returns the window of a step, and its place there."""
+    return divmod(step - 1, self.update_every)
+
+  def enter(
+    self, state: SamplerState, window: Int[Array, ""]
+  ) -> tuple[SamplerState, Int[Array, "e"]]:
+    """Plans a window."""
+    return enter_window(
+      state,
+      window,
+      strategy=self.strategy,
+      num_steps=self.update_every,
+      rounding=self.rounding,
+      seed=self.seed,
     )
-  n = len(num_examples)
-  weights = np.ones(n)
-  if strategy == "dataset_size":
-    weights = np.asarray(num_examples, np.float64)
-  if strategy == "specialist_top_steps":
-    weights = np.asarray(allocation, np.float64)
-    if weights.shape != (n,) or (weights < 0).any() or not weights.sum() > 0:
-      raise errors.UserError(
-        f"config.sampler.allocation={tuple(allocation)} must hold one "
-        f"non-negative number for each of the {n} domains"
-      )
-  return (weights / weights.sum()).astype(np.float32)
 
-
-def init(weights: Float[np.ndarray, "n"]) -> SamplerState:
-  """Returns the state before the first step."""
-  n = len(weights)
-  return SamplerState(
-    loss_sums=jnp.zeros(n, jnp.float32),
-    counts=jnp.zeros(n, jnp.int32),
-    weights=jnp.asarray(weights, jnp.float32),
-    window=jnp.zeros((), jnp.int32),
-  )
-
-
-def record(
-  state: SamplerState, domain: Int[Array, ""], loss: Float[Array, ""]
-) -> SamplerState:
-  """Notes one step's loss; called inside the train step.
-
-  Args:
-    state: the policy's state.
-    domain: the domain that the step trained.
-    loss: its teacher classification loss, with margin, without smoothing.
-  """
-  return state.replace(
-    loss_sums=state.loss_sums.at[domain].add(loss),
-    counts=state.counts.at[domain].add(1),
-  )
+  def record(
+    self,
+    state: SamplerState,
+    domain: Int[Array, ""],
+    loss: Float[Array, ""],
+    *,
+    step: Int[Array, ""],
+  ) -> SamplerState:
+    """Notes the loss of a step."""
+    del step
+    return states.record(state, domain, loss)
 
 
 def reweight(state: SamplerState) -> SamplerState:
