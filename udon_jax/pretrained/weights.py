@@ -37,10 +37,13 @@ class Leaf:
     names: the arrays that make it; "{i}" stands for the number of a block.
     make: from these arrays to the parameter, of one block where there are
       blocks.
+    heads: whether the parameter splits a dim into heads of attention, which
+      the file does not: the model tells how many.
   """
 
   names: Sequence[str]
   make: Callable[..., np.ndarray]
+  heads: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,8 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
     raw = [found.arrays.take(name, most=most) for name in names]
     try:
       value = leaf.make(*raw)
+      if leaf.heads:
+        value = value.reshape(block)
     except (ValueError, IndexError) as error:
       shapes = ", ".join(
         f"{n} {x.shape}" for n, x in zip(names, raw, strict=True)
@@ -160,7 +165,8 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
       return value
     if value.shape != block:
       raise found.arrays.error(
-        f"has {names[0]} for a {path} of {value.shape}, the model {block}; "
+        f"has {' and '.join(names)} for a {path} of {value.shape}, the model "
+        f"{block}; "
         "set config.model.name to fit"
       )
     stacked[i] = value
