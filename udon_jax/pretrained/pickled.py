@@ -177,7 +177,8 @@ class _Machine:
     # numpy 2 put an underscore before its core.
     new = module.replace("numpy.core.", "numpy._core.", 1)
     if f"{new}.{name}" not in standins.KNOWN:
-      raise ValueError(f"names {module}.{name}, which could run code")
+      whole = f"{module}.{name}"[:200]
+      raise ValueError(f"names {whole!r}, which could run code")
     return standins.KNOWN[f"{new}.{name}"]
 
 
@@ -221,21 +222,18 @@ def _named(file: BinaryIO, size: int) -> dict[str, Any]:
   if shape != () or not dtype.hasobject:
     raise ValueError(f"it holds one array {shape} of {dtype}, no names")
   root = _Machine(file, size).run()
-  if not isinstance(root, standins.Array) or not isinstance(root.data, list):
+  items = root.data if isinstance(root, standins.Array) else None
+  if not isinstance(items, list) or len(items) != 1:
     raise ValueError("it holds no pickled dict")
-  if len(root.data) != 1 or not isinstance(root.data[0], dict):
+  if not isinstance(items[0], dict):
     raise ValueError("it holds no pickled dict")
   found: dict[str, Any] = {}
-  for name, value in root.data[0].items():
+  for name, value in items[0].items():
     if isinstance(value, bool | int | float):
       found[name] = np.asarray(value)
     elif isinstance(value, standins.Array) and value.dtype.kind in "fiub":
       found[name] = value
     else:
-      what = (
-        value.dtype
-        if isinstance(value, standins.Array)
-        else type(value).__name__
-      )
+      what = getattr(value, "dtype", type(value).__name__)
       raise ValueError(f"it holds {name[:80]!r} of {what}, no array of numbers")
   return found
