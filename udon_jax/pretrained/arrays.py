@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
+import tokenize
 from typing import IO
 import zipfile
 
@@ -123,5 +124,8 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
   }
   if version not in readers:
     raise ValueError(f"unknown version {version} of .npy")
-  shape, _, dtype = readers[version](file)
+  try:
+    shape, _, dtype = readers[version](file)
+  except (SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as e:
+    raise ValueError("the header of .npy is damaged") from e
   return shape, dtype

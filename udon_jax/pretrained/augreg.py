@@ -1,6 +1,7 @@
 """AugReg weights: the .npz files of google-research/vision_transformer.
 
-Source: arXiv 2106.10270. Files such as `B_16-i21k-300ep-lr_0.001-...npz`, with
+Source: arXiv 2106.10270. Files such as `B_16-i21k-300ep-lr_0.001-...npz`, of
+any size (Ti, S, B, L, H) and patch, with
 keys `Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names
 with the blocks stacked.
 """
@@ -55,6 +56,11 @@ def open_weights(path: epath.PathLike, *, key: str) -> weights.Weights:
     UserError: the file cannot be read, or is of another kind.
   """
   found = arrays.open_npz(path, key=key)
+  if "conv_root/kernel" in found.shapes:
+    raise found.error(
+      "holds a ResNet before its Vision Transformer; give a plain one, such as "
+      "B_16"
+    )
   family = architecture.FAMILIES[FAMILY]
   arch, image_size = _describe(found)
   return weights.Weights(

@@ -146,5 +146,6 @@ KNOWN: dict[str, Callable[..., Any]] = {
   "numpy.ndarray": _ndarray,
   "numpy.dtype": Dtype,
   "_codecs.encode": _encode,
+  "__builtin__.bytes": lambda: b"",  # how protocol 2 writes no bytes
   "collections.OrderedDict": lambda: {},
 }

@@ -100,6 +100,31 @@ def check_fits(found: Weights, wanted: architecture.Architecture) -> None:
   )
 
 
+def check_pixels(
+  found: Weights, *, mean: Sequence[float], std: Sequence[float]
+) -> None:
+  """Warns, with the cure, if a model sees images otherwise than a file's did.
+
+  Args:
+    found: the file.
+    mean: that the model subtracts, of values in 0..1.
+    std: that it divides by.
+  """
+  theirs = {"pixel_mean": found.pixel_mean, "pixel_std": found.pixel_std}
+  ours = {"pixel_mean": mean, "pixel_std": std}
+  cures = [
+    f"--config.model.{key}='{tuple(theirs[key])}'"
+    for key in theirs
+    if not np.allclose(ours[key], theirs[key], rtol=1e-3)
+  ]
+  if cures:
+    logger.warning(
+      "%s was trained on images of other mean or standard deviation; set %s",
+      found.arrays.path,
+      " ".join(cures),
+    )
+
+
 def load_backbone(found: Weights, wanted: Any) -> Any:
   """Returns the parameters of a backbone, read one at a time.
 
