@@ -5,10 +5,10 @@ nor transformers are needed here.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
-import flax
 import jax
 import numpy as np
 import pytest
@@ -25,26 +25,38 @@ def open_case(name):
   return kinds.open_weights(f"{kind}:{ROOT / path}")
 
 
-def embed(found, images, **changes):
-  """Returns the class tokens that our model makes of uint8 images."""
-  arch = dataclasses.replace(found.architecture, **changes)
-  module = registry.get_backbone(
-    arch,
-    image_size=images.shape[1],
+def backbone(found, image_size, **changes):
+  """Returns the module of a file, for images of a size."""
+  return registry.get_backbone(
+    dataclasses.replace(found.architecture, **changes),
+    image_size=image_size,
     dtype="float32",
     stochastic_depth=0.0,
     position_stddev=0.02,
     unroll=1,
   )
+
+
+def shapes_of(found, *, image_size, **changes):
+  """Returns the shapes of the parameters of a file's model."""
+  module = backbone(found, image_size, **changes)
+  image = np.zeros((1, image_size, image_size, 3), np.float32)
+  init = functools.partial(module.init, train=False)
+  return jax.eval_shape(init, jax.random.key(0), image)["params"]
+
+
+def embed(found, images, **changes):
+  """Returns the class tokens that our model makes of uint8 images."""
+  size = images.shape[1]
+  module = backbone(found, size, **changes)
   pixels = images.astype(np.float32) / 255
   pixels = (pixels - np.float32(found.pixel_mean)) / np.float32(found.pixel_std)
-  shapes = jax.eval_shape(
-    lambda: module.init(jax.random.key(0), pixels, train=False)
-  )["params"]
-  params = weights.load_backbone(found, flax.core.unfreeze(shapes))
+  params = weights.load_backbone(
+    found, shapes_of(found, image_size=size, **changes)
+  )
   with jax.default_matmul_precision("highest"):
-    apply = jax.jit(lambda p, x: module.apply({"params": p}, x, train=False))
-    return np.asarray(apply(params, pixels))
+    apply = jax.jit(functools.partial(module.apply, train=False))
+    return np.asarray(apply({"params": params}, pixels))
 
 
 CASES = [

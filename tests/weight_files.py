@@ -45,10 +45,10 @@ def cut(path, size=100):
     file.truncate(path.stat().st_size - size)
 
 
-def write_header(path, header, *, behind=64):
+def write_header(path, header, *, behind=bytes(64)):
   """Writes a safetensors file of any header, and bytes behind it."""
   text = header if isinstance(header, bytes) else json.dumps(header).encode()
-  path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(behind))
+  path.write_bytes(struct.pack("<Q", len(text)) + text + behind)
 
 
 def pickled(program):

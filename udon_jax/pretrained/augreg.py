@@ -1,9 +1,9 @@
 """AugReg weights: the .npz files of google-research/vision_transformer.
 
 Source: arXiv 2106.10270. Files such as `B_16-i21k-300ep-lr_0.001-...npz`, of
-any size (Ti, S, B, L, H) and patch, with
-keys `Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names
-with the blocks stacked.
+any size (Ti, S, B, L, H) and patch, with keys
+`Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names with the
+blocks stacked.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
+import re
 from typing import Any
 
 from etils import epath
@@ -74,10 +74,10 @@ class Folder:
       raise self.error(f"has an {_INDEX} without weight_map; download it again")
     parts = sorted({str(name) for name in names.values()})
     for part in parts:
-      if pathlib.PurePath(part).name != part or "\\" in part or ":" in part:
+      if not re.fullmatch(r"[\w.-]+\.safetensors", part, re.ASCII):
         raise self.error(
-          f"has an {_INDEX} that names {part!r}, outside the folder; download "
-          "it again"
+          f"has an {_INDEX} that names {part!r}, no file of the folder; "
+          "download it again"
         )
       if not (self.path / part).exists():
         raise self.error(f"lacks {part}, which {_INDEX} names; download it too")

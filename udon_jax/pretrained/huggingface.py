@@ -133,8 +133,8 @@ def _describe(
 
   def whole(key):
     value = settings.get(key)
-    if isinstance(value, list) and len(set(value)) == 1:
-      value = value[0]
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+      value = value[0]  # height and width
     if type(value) is not int or value < 1:
       raise folder.error(f"has a config.json with {key}={value!r}, no size")
     return value

@@ -170,7 +170,10 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
   block = shape[1:] if blocks else shape
   # What is split or resized comes from more than the parameter itself.
   most = max(4 * math.prod(block), 2**24)
-  stacked = np.empty(shape, np.float32) if blocks else None
+  stacked = None
+  if blocks:
+    _check_held(found, path, leaf, shape)
+    stacked = np.empty(shape, np.float32)
   for i in range(shape[0] if blocks else 1):
     names = [name.format(i=i) for name in leaf.names]
     used.update(names)
@@ -191,12 +194,26 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
     if value.shape != block:
       raise found.arrays.error(
         f"has {' and '.join(names)} for a {path} of {value.shape}, the model "
-        f"{block}; "
-        "set config.model.name to fit"
+        f"{block}; set config.model.name to fit"
       )
     stacked[i] = value
   assert stacked is not None
   return stacked
+
+
+def _check_held(found, path, leaf, shape) -> None:
+  """Raises a UserError if a file lacks blocks, or numbers for one of them.
+
+  Before memory is asked for, which a damaged file's sizes may not leave.
+  """
+  for i in range(shape[0]) if leaf.names else ():
+    names = [name.format(i=i) for name in leaf.names]
+    held = [found.arrays.shape(name) for name in names]
+    if sum(map(math.prod, held)) < math.prod(shape[1:]):
+      raise found.arrays.error(
+        f"has {' and '.join(names)} of {' and '.join(map(str, held))}, too "
+        f"small for a {path} {shape[1:]}; set config.model.name to fit"
+      )
 
 
 def _resize(
