@@ -374,9 +374,7 @@ def test_sizes_that_no_memory_holds_are_one_error(key, tmp_path):
       flat[path] = jax.ShapeDtypeStruct(shape, leaf.dtype)
   tree = flax.traverse_util.unflatten_dict(flat, sep="/")
   with pytest.raises(errors.UserError, match=r"hf_vit (lacks|has)"):
-    weights.load_backbone(
-      found, flax.traverse_util.unflatten_dict(flat, sep="/")
-    )
+    weights.load_backbone(found, tree)
 
 
 @pytest.mark.parametrize(
