@@ -13,6 +13,7 @@ from etils import epath
 import numpy as np
 from scipy import ndimage
 
+from udon_jax import errors
 from udon_jax.models import architecture
 from udon_jax.pretrained import arrays, weights
 
@@ -97,6 +98,8 @@ def _describe(
     )
     _, mlp_dim = found.shape(f"{block}MlpBlock_3/Dense_0/kernel")
     _, tokens, _ = found.shape(weights.POSITIONS)
+  except errors.UserError:
+    raise
   except ValueError as error:
     raise found.error("has arrays of other ranks than an AugReg ViT") from error
   numbers = [

@@ -115,9 +115,9 @@ def _describe(
     width, _, _, patch = found.shape(f"{prefix}conv1.weight")
     tokens, _ = found.shape(f"{prefix}positional_embedding")
     mlp_dim, _ = found.shape(f"{blocks}0.mlp.c_fc.weight")
+  except errors.UserError:
+    raise
   except ValueError as error:
-    if isinstance(error, errors.UserError):
-      raise
     raise found.error("has arrays of other ranks than CLIP's") from error
   arch = architecture.Architecture(
     patch_size=patch,

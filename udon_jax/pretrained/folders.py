@@ -71,12 +71,12 @@ class Folder:
       )
     names = self.read_json(_INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
-      raise self.error(f"has an {_INDEX} without weight_map; download it again")
+      raise self.error(f"has a {_INDEX} without weight_map; download it again")
     parts = sorted({str(name) for name in names.values()})
     for part in parts:
       if not re.fullmatch(r"[\w.-]+\.safetensors", part, re.ASCII):
         raise self.error(
-          f"has an {_INDEX} that names {part!r}, no file of the folder; "
+          f"has a {_INDEX} that names {part!r}, no file of the folder; "
           "download it again"
         )
       if not (self.path / part).exists():
