@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import command_lines, data_files, small_run
+from tests import command_lines, data_files, small_run, weight_files
 from tests.small_run import (
   EVALUATE,
   MAIN,
@@ -41,7 +41,7 @@ VALUES = {
   "info_files_dir=FOLDER/nowhere": "<domain>/<split>.json",
   "data.prefetch=0": "at least 1",
   "mesh.fsdp=0": "-1",
-  "model.name=vit_z16": "known: vit_",
+  "model.name=vit_z16": "such as vit_b16, with families vit, clip",
   "model.dtype=float64": "known: float32",
   "model.student_dim=0": "at least 1",
   "model.teacher_dim=-8": "at least 1",
@@ -80,9 +80,10 @@ VALUES = {
   "eval.batch_size=0": "at least 1",
   "checkpoint.keep_latest=0": "at least 1",
   "pretrained=clip": "KIND:PATH",
-  "pretrained=augreg:FOLDER/none.npz": "none.npz",
-  "pretrained=augreg:FOLDER/torn.npz": "torn.npz",
-  "pretrained=augreg:FOLDER/sizes.npz": "config.model.name",
+  "pretrained=augreg:FOLDER/weights/none.npz": "none.npz cannot be read",
+  **{
+    f"pretrained={spec}": words for spec, words in weight_files.MISTAKES.items()
+  },
 }
 # The rest: {case: (command line, words of the message)}; later flags count.
 CASES = {
@@ -362,6 +363,15 @@ CASES = {
     ("--output", "seed 0", "choose another"),
   ),
   "embed nothing": (("udon_jax.extract",), ("--workdir is missing",)),
+  "weights without an array": (
+    (
+      *(*TRAIN, "--config.pretrained=augreg:FOLDER/weights/block.npz"),
+      *("--config.model.name=vit_8", "--config.model.depth=2"),
+      *("--config.model.width=36", "--config.model.num_heads=3"),
+      "--config.model.mlp_dim=60",
+    ),
+    ("block.npz lacks ", "encoderblock_1/LayerNorm_2/scale'; is it a file of"),
+  ),
   "embed into another kind of file": (
     (
       *("udon_jax.extract", "--workdir=FOLDER/run"),
@@ -502,10 +512,7 @@ def folder(tmp_path_factory):
   (folder / "secret.jpg").write_bytes(b"secret")
   whole = (folder / "data/images").rglob("*.jpg")
   (folder / "data/images/torn.jpg").write_bytes(next(whole).read_bytes()[:-99])
-  np.savez(folder / "torn.npz", cls=np.zeros((1, 1, 7)))
-  shutil.copy(folder / "torn.npz", folder / "sizes.npz")
-  with (folder / "torn.npz").open("r+b") as file:
-    file.truncate(100)
+  weight_files.write_mistakes(folder / "weights")
   np.savez(folder / "few.npz", **{"cars/test": np.ones((3, 4), np.float32)})
   (folder / "used").mkdir()
   shutil.copytree(folder / "run", folder / "rotten")

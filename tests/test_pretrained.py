@@ -1,6 +1,7 @@
 """Backbones from AugReg files, and what every reader of weights shares."""
 
 import io
+import logging
 import zipfile
 
 import flax
@@ -230,3 +231,79 @@ def test_a_bare_array_is_refused(tmp_path, array):
   np.save(path, array, allow_pickle=True)
   with pytest.raises(errors.UserError, match=r"vit_b16.npy cannot be read"):
     load(path)
+
+
+def test_an_empty_file_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match=r"S_16.npz lacks 'embedding/ker"):
+    load(write(tmp_path, {}))
+
+
+def test_a_hybrid_is_refused(official, tmp_path):
+  official["conv_root/kernel"] = np.zeros((7, 7, 3, 8), np.float32)
+  with pytest.raises(errors.UserError, match=r"ResNet before.*B_16"):
+    load(write(tmp_path, official))
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+@pytest.mark.parametrize("size", ["ti", "s", "b", "l", "h"])
+def test_all_sizes_are_told_from_their_arrays(size, patch, tmp_path):
+  """Of shapes alone: one number stands for every one."""
+  expected = architecture.parse(f"vit_{size}{patch}")
+  width, heads = expected.width, expected.num_heads
+  block = "Transformer/encoderblock_"
+  shapes = {
+    "embedding/kernel": (patch, patch, 3, width),
+    POSITIONS: (1, (224 // patch) ** 2 + 1, width),
+    f"{block}0/MlpBlock_3/Dense_0/kernel": (width, expected.mlp_dim),
+    f"{block}0/MultiHeadDotProductAttention_1/query/kernel": (
+      *(width, heads, width // heads),
+    ),
+    f"{block}{expected.depth - 1}/LayerNorm_0/scale": (width,),
+  }
+  file = tmp_path / "x.npz"
+  with zipfile.ZipFile(file, "w") as archive:
+    for name, shape in shapes.items():
+      header = io.BytesIO()
+      np.lib.format.write_array_header_1_0(
+        header,
+        {"descr": "<f4", "fortran_order": False, "shape": shape},
+      )
+      archive.writestr(f"{name}.npy", header.getvalue())
+  found = augreg.open_weights(file, key="config.pretrained")
+  assert found.architecture == expected
+  assert found.image_size == 224
+  with pytest.raises(errors.UserError, match=r"is damaged at embedding/kernel"):
+    found.arrays.take("embedding/kernel", most=10**7)
+
+
+def test_what_is_left_is_told_with_its_reason(official, tmp_path, caplog):
+  official["pre_logits/bias"] = np.zeros(32, np.float32)
+  with caplog.at_level(logging.INFO, "udon_jax"):
+    load(write(tmp_path, official))
+  (line,) = [m for m in caplog.messages if "parameters from" in m]
+  assert line.endswith(
+    "S_16.npz: 23 parameters from 39 arrays; left in the file: head/kernel "
+    "(the classifier of its training); pre_logits/bias (a layer before that "
+    "classifier)"
+  )
+
+
+@pytest.mark.parametrize(
+  ("values", "cure"),
+  [
+    ({}, None),
+    ({"model__pixel_mean": (0.5, 0.5, 0.4)}, "pixel_mean='(0.5, 0.5, 0.5)'"),
+    ({"model__pixel_std": (1.0, 1.0, 1.0)}, "pixel_std='(0.5, 0.5, 0.5)'"),
+  ],
+)
+def test_other_pixels_are_told_with_the_cure(
+  values, cure, official, tmp_path, caplog
+):
+  path = write(tmp_path, official)
+  config = fakes.changed(pretrained=f"augreg:{path}", **values)
+  params = set_up("1x1").abstract_state.params
+  with caplog.at_level(logging.WARNING, "udon_jax"):
+    build.load_pretrained(config, params)
+  warned = [m for m in caplog.messages if "mean or standard deviation" in m]
+  assert len(warned) == (cure is not None)
+  assert not cure or f"set --config.model.{cure}" in warned[0]

@@ -83,7 +83,7 @@ def model(config: Config, num_domains: int) -> udon.Udon:
     config: the config; with config.model.student_dim=0 there is no student.
     num_domains: number of teachers; 0 for none.
   """
-  family = architecture.family(config.model.name)
+  mean, std = _pixels(config)
   return udon.Udon(
     backbone=registry.get_backbone(
       arch(config),
@@ -98,8 +98,17 @@ def model(config: Config, num_domains: int) -> udon.Udon:
     teacher_hidden=tuple(config.model.teacher_hidden),
     student_dim=config.model.student_dim,
     student_hidden=tuple(config.model.student_hidden),
-    pixel_mean=tuple(config.model.pixel_mean or family.pixel_mean),
-    pixel_std=tuple(config.model.pixel_std or family.pixel_std),
+    pixel_mean=mean,
+    pixel_std=std,
+  )
+
+
+def _pixels(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns mean and standard deviation of the images."""
+  family = architecture.family(config.model.name)
+  return (
+    tuple(config.model.pixel_mean or family.pixel_mean),
+    tuple(config.model.pixel_std or family.pixel_std),
   )
 
 
@@ -344,5 +353,7 @@ def load_pretrained(config: Config, params: Any) -> Any:
   """
   found = kinds.open_weights(config.pretrained)
   weights.check_fits(found, arch(config))
+  mean, std = _pixels(config)
+  weights.check_pixels(found, mean=mean, std=std)
   backbone = weights.load_backbone(found, params["backbone"])
   return {**params, "backbone": backbone}

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
+import tokenize
+from typing import IO
 import zipfile
 
 from etils import epath
@@ -61,6 +63,8 @@ class Arrays:
       )
     try:
       value = np.asarray(self.read(name))
+    except errors.UserError:
+      raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
       raise self.error(
         f"is damaged at {name} ({error}); copy it again"
@@ -101,14 +105,27 @@ def open_npz(path: epath.PathLike, *, key: str) -> Arrays:
 
 def _read_shape(member) -> tuple[int, ...]:
   """Returns the shape that the header of a .npy file tells."""
-  version = np.lib.format.read_magic(member)
+  shape, dtype = read_header(member)
+  if dtype.hasobject:
+    raise ValueError("pickled objects")
+  return shape
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+  """Returns shape and type that the header of a .npy file tells.
+
+  Raises:
+    ValueError: it is no header of a version that exists.
+  """
+  version = np.lib.format.read_magic(file)
   readers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
   }
   if version not in readers:
     raise ValueError(f"unknown version {version} of .npy")
-  shape, _, dtype = readers[version](member)
-  if dtype.hasobject:
-    raise ValueError("pickled objects")
-  return shape
+  try:
+    shape, _, dtype = readers[version](file)
+  except (SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as e:
+    raise ValueError("the header of .npy is damaged") from e
+  return shape, dtype

@@ -1,8 +1,9 @@
 """AugReg weights: the .npz files of google-research/vision_transformer.
 
-Source: arXiv 2106.10270. Files such as `B_16-i21k-300ep-lr_0.001-...npz`, with
-keys `Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names
-with the blocks stacked.
+Source: arXiv 2106.10270. Files such as `B_16-i21k-300ep-lr_0.001-...npz`, of
+any size (Ti, S, B, L, H) and patch, with keys
+`Transformer/encoderblock_<i>/<module>/<leaf>`; ours are the same names with the
+blocks stacked.
 """
 
 import math
@@ -12,6 +13,7 @@ from etils import epath
 import numpy as np
 from scipy import ndimage
 
+from udon_jax import errors
 from udon_jax.models import architecture
 from udon_jax.pretrained import arrays, weights
 
@@ -55,6 +57,11 @@ def open_weights(path: epath.PathLike, *, key: str) -> weights.Weights:
     UserError: the file cannot be read, or is of another kind.
   """
   found = arrays.open_npz(path, key=key)
+  if "conv_root/kernel" in found.shapes:
+    raise found.error(
+      "holds a ResNet before its Vision Transformer; give a plain one, such as "
+      "B_16"
+    )
   family = architecture.FAMILIES[FAMILY]
   arch, image_size = _describe(found)
   return weights.Weights(
@@ -91,6 +98,8 @@ def _describe(
     )
     _, mlp_dim = found.shape(f"{block}MlpBlock_3/Dense_0/kernel")
     _, tokens, _ = found.shape(weights.POSITIONS)
+  except errors.UserError:
+    raise
   except ValueError as error:
     raise found.error("has arrays of other ranks than an AugReg ViT") from error
   numbers = [

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from udon_jax import errors
-from udon_jax.pretrained import augreg, weights
+from udon_jax.pretrained import augreg, clip, huggingface, weights
 
 KINDS: dict[str, Callable[..., weights.Weights]] = {
   "augreg": augreg.open_weights,
+  "clip": clip.open_weights,
+  "hf": huggingface.open_weights,
 }
 
 

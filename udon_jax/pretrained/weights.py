@@ -37,10 +37,13 @@ class Leaf:
     names: the arrays that make it; "{i}" stands for the number of a block.
     make: from these arrays to the parameter, of one block where there are
       blocks.
+    heads: whether the parameter splits a dim into heads of attention, which
+      the file does not: the model tells how many.
   """
 
   names: Sequence[str]
   make: Callable[..., np.ndarray]
+  heads: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,31 @@ def check_fits(found: Weights, wanted: architecture.Architecture) -> None:
   )
 
 
+def check_pixels(
+  found: Weights, *, mean: Sequence[float], std: Sequence[float]
+) -> None:
+  """Warns, with the cure, if a model sees images otherwise than a file's did.
+
+  Args:
+    found: the file.
+    mean: that the model subtracts, of values in 0..1.
+    std: that it divides by.
+  """
+  theirs = {"pixel_mean": found.pixel_mean, "pixel_std": found.pixel_std}
+  ours = {"pixel_mean": mean, "pixel_std": std}
+  cures = [
+    f"--config.model.{key}='{tuple(theirs[key])}'"
+    for key in theirs
+    if not np.allclose(ours[key], theirs[key], rtol=1e-3)
+  ]
+  if cures:
+    logger.warning(
+      "%s was trained on images of other mean or standard deviation; set %s",
+      found.arrays.path,
+      " ".join(cures),
+    )
+
+
 def load_backbone(found: Weights, wanted: Any) -> Any:
   """Returns the parameters of a backbone, read one at a time.
 
@@ -142,13 +170,18 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
   block = shape[1:] if blocks else shape
   # What is split or resized comes from more than the parameter itself.
   most = max(4 * math.prod(block), 2**24)
-  stacked = np.empty(shape, np.float32) if blocks else None
+  stacked = None
+  if blocks:
+    _check_held(found, path, leaf, shape)
+    stacked = np.empty(shape, np.float32)
   for i in range(shape[0] if blocks else 1):
     names = [name.format(i=i) for name in leaf.names]
     used.update(names)
     raw = [found.arrays.take(name, most=most) for name in names]
     try:
       value = leaf.make(*raw)
+      if leaf.heads:
+        value = value.reshape(block)
     except (ValueError, IndexError) as error:
       shapes = ", ".join(
         f"{n} {x.shape}" for n, x in zip(names, raw, strict=True)
@@ -160,12 +193,27 @@ def _read(found, path, leaf, shape, used) -> np.ndarray:
       return value
     if value.shape != block:
       raise found.arrays.error(
-        f"has {names[0]} for a {path} of {value.shape}, the model {block}; "
-        "set config.model.name to fit"
+        f"has {' and '.join(names)} for a {path} of {value.shape}, the model "
+        f"{block}; set config.model.name to fit"
       )
     stacked[i] = value
   assert stacked is not None
   return stacked
+
+
+def _check_held(found, path, leaf, shape) -> None:
+  """Raises a UserError if a file lacks blocks, or numbers for one of them.
+
+  Before memory is asked for, which a damaged file's sizes may not leave.
+  """
+  for i in range(shape[0]) if leaf.names else ():
+    names = [name.format(i=i) for name in leaf.names]
+    held = [found.arrays.shape(name) for name in names]
+    if sum(map(math.prod, held)) < math.prod(shape[1:]):
+      raise found.arrays.error(
+        f"has {' and '.join(names)} of {' and '.join(map(str, held))}, too "
+        f"small for a {path} {shape[1:]}; set config.model.name to fit"
+      )
 
 
 def _resize(
