@@ -45,7 +45,7 @@ LEVELS = (
     "stopping",
     "workdirs",
   },
-  {"run", "resuming", "watching", "loop", "trainer"},
+  {"run", "official_state", "resuming", "watching", "loop", "trainer"},
 )
 # What the command lines are made of, for use from Python; sees everything.
 TOP = {"embedder", "extraction", "report", "scoring", "trained", "zoo"}

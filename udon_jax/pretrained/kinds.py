@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from udon_jax import errors
-from udon_jax.pretrained import augreg, weights
+from udon_jax.pretrained import augreg, official, weights
 
 KINDS: dict[str, Callable[..., weights.Weights]] = {
   "augreg": augreg.open_weights,
+  "official": official.open_weights,
 }
 
 
