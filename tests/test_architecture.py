@@ -45,7 +45,16 @@ LEVELS = (
     "stopping",
     "workdirs",
   },
-  {"run", "official_state", "resuming", "watching", "loop", "trainer"},
+  {
+    "run",
+    "official_export",
+    "official_state",
+    "restoring",
+    "resuming",
+    "watching",
+    "loop",
+    "trainer",
+  },
 )
 # What the command lines are made of, for use from Python; sees everything.
 TOP = {"embedder", "extraction", "report", "scoring", "trained", "zoo"}

@@ -253,39 +253,3 @@ def _put_whole_prototypes(run, state, found, moments) -> State:
         )
       by_name[name] = jax.device_put(value, old.sharding)
   return saved_state.to_state(saved, layout=run.layout, mesh=run.mesh)
-
-
-def to_tree(run: runs.Run, state: State) -> dict[str, Any]:
-  """Returns the tree of an official checkpoint with this state.
-
-  Args:
-    run: of an architecture that the official code has.
-    state: of the run; its arrays are fetched as the tree is written.
-  """
-  saved = saved_state.from_state(state, layout=run.layout, mesh=run.mesh)
-  training = saved[saved_state.TRAINING]
-  moments: dict[str, dict[str, Any]] = {name: {} for name in _MOMENTS}
-  counts = {}
-  for group, tree in training["opt_state"].items():
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-      name = partitioning.path_name(path)
-      for moment in _MOMENTS:
-        _, found, inner = name.partition(f"/{moment}/")
-        if found:
-          moments[moment][inner] = leaf
-      if name.endswith("/count"):
-        counts[group] = int(partitioning.fetch(leaf))
-  family = run.config.model.name.partition("_")[0]
-  return official.state_tree(
-    step=int(partitioning.fetch(state.step)),
-    params=saved[saved_state.PARAMS],
-    moments={
-      name: traverse_util.unflatten_dict(flat, sep="/")
-      for name, flat in moments.items()
-    },
-    prototypes=training["prototypes"],
-    backbone_count=counts[train_step.BACKBONE],
-    domains=run.layout.names,
-    family=family,
-    seed=run.config.seed,
-  )
