@@ -57,7 +57,15 @@ LEVELS = (
   },
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "extraction", "report", "scoring", "trained", "zoo"}
+TOP = {
+  "conversion",
+  "embedder",
+  "extraction",
+  "report",
+  "scoring",
+  "trained",
+  "zoo",
+}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.
