@@ -160,7 +160,7 @@ def make_state(params, *, step, seed=1):
   def fill(x):
     if x.ndim == 0:
       return np.asarray(step, np.int32)
-    return rng.normal(size=x.shape).astype(np.float32)
+    return rng.uniform(size=x.shape).astype(np.float32)
 
   return TrainState(
     global_step=np.asarray(step, np.int32),

@@ -193,6 +193,8 @@ def _architecture(
     _, heads, head_dim = params.shape(names.attention(family))
     _, mlp_dim = params.shape(names.mlp(family))
     tokens = params.shape(leaf[weights.POSITIONS])[-2]
+  except errors.UserError:
+    raise
   except (ValueError, IndexError) as error:
     raise params.error("has arrays of other ranks than a ViT") from error
   numbers = {names.block_number(family, name) for name in params.shapes}
