@@ -94,11 +94,15 @@ def embed(image, params, *, domain):
   return found
 
 
+def label_set(row):
+  return {int(label) for label in row if label >= 0}
+
+
 def report(tasks, embeddings, *, merged):
   """Scores as the official loop does: by rank, and rounded.
 
   Queries that lie in their index lose their first neighbour; values of domains
-  have three decimals, and so has the mean of these. Every image has one label.
+  have three decimals, and so has the mean of these.
 
   Args:
     tasks: of `structs.RetrievalTask`.
@@ -108,11 +112,11 @@ def report(tasks, embeddings, *, merged):
   results = {}
   for task in tasks:
     index = [
-      (other.domain, int(label), row)
+      (other.domain, label_set(labels), row)
       for other in tasks
       if merged or other is task
-      for label, row in zip(
-        other.index.labels[:, 0],
+      for labels, row in zip(
+        other.index.labels,
         embeddings[other.domain, other.index.name],
         strict=True,
       )
@@ -121,11 +125,14 @@ def report(tasks, embeddings, *, merged):
     throw_first = task.query.name == task.index.name
     correct, precision = 0, 0.0
     queries = embeddings[task.domain, task.query.name]
-    for label, query in zip(task.query.labels[:, 0], queries, strict=True):
+    for labels, query in zip(task.query.labels, queries, strict=True):
+      found = [
+        domain == task.domain and bool(theirs & label_set(labels))
+        for domain, theirs, _ in index
+      ]
       order = np.argsort(-(rows @ query), kind="stable")
-      hits = [index[j][:2] == (task.domain, int(label)) for j in order]
-      num = sum(hits) - throw_first
-      hits = hits[throw_first:]
+      hits = [found[j] for j in order][throw_first:]
+      num = sum(found) - throw_first
       correct += hits[0]
       precision += sum(hits[: min(num, 5)]) / min(num, 5) if num else 0.0
     results[task.domain] = {
