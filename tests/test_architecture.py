@@ -45,10 +45,27 @@ LEVELS = (
     "stopping",
     "workdirs",
   },
-  {"run", "resuming", "watching", "loop", "trainer"},
+  {
+    "run",
+    "official_export",
+    "official_state",
+    "restoring",
+    "resuming",
+    "watching",
+    "loop",
+    "trainer",
+  },
 )
 # What the command lines are made of, for use from Python; sees everything.
-TOP = {"embedder", "extraction", "report", "scoring", "trained", "zoo"}
+TOP = {
+  "conversion",
+  "embedder",
+  "extraction",
+  "report",
+  "scoring",
+  "trained",
+  "zoo",
+}
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.

@@ -166,6 +166,11 @@ def load(
     workdir, step=step, batch_size=batch_size, batch_size_key="--batch_size"
   )
   config = found.config
+  if embedding not in found.model.embeddings:
+    raise errors.UserError(
+      f"--embedding={embedding}: the model of {workdir} has none; it has "
+      f"{', '.join(found.model.embeddings)}"
+    )
   if embedding == "teacher" and domain not in config.domains:
     raise errors.UserError(
       f"--domain={domain}: the teacher of one of {', '.join(config.domains)} "

@@ -9,7 +9,7 @@ vectors of any model, without TensorFlow.
 from collections.abc import Sequence
 import logging
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
 
 from absl import flags
 from etils import epath
@@ -18,9 +18,11 @@ from udon_jax import (
   cli,
   domains,
   errors,
+  partitioning,
   reporting,
   scoring,
   stopping,
+  trained,
   zoo,
 )
 from udon_jax.data import layout
@@ -95,13 +97,13 @@ def main(_: Sequence[str]) -> None:
       raise errors.UserError(
         f"--splits={split} is unknown; known: {', '.join(domains.EVAL_SPLITS)}"
       )
-  results, output = {
+  results, output, shown = {
     "workdir": _test_workdir,
     "pretrained": _test_pretrained,
     "descriptors": _test_descriptors,
   }[_subject()]()
   reporting.write_json(output, results)
-  logger.info("%s\nwritten to %s", table.format_table(results), output)
+  logger.info("%s\nwritten to %s", table.format_table(shown), output)
 
 
 def _subject() -> str:
@@ -127,8 +129,12 @@ def _subject() -> str:
   return subject
 
 
-def _test_pretrained() -> tuple[dict[str, Any], epath.Path]:
-  """Returns the results of a backbone, and where to write them."""
+# Results, where to write them, and what the table shows of them.
+_Outcome: TypeAlias = tuple[dict[str, Any], epath.Path, dict[str, Any]]
+
+
+def _test_pretrained() -> _Outcome:
+  """Returns the results of a backbone."""
   spec = str(_PRETRAINED.value)
   if _DATA.value is None:
     raise errors.UserError(
@@ -163,34 +169,56 @@ def _test_pretrained() -> tuple[dict[str, Any], epath.Path]:
       splits=_SPLITS.value,
       per_query_dir=_PER_QUERY.value,
     )
-  return results, output
+  return results, output, results
 
 
-def _test_workdir() -> tuple[dict[str, Any], epath.Path]:
-  """Returns the results of a run, and where to write them."""
+def _test_workdir() -> _Outcome:
+  """Returns the results of a run."""
   workdir = _WORKDIR.value
   if workdir is None:
     raise errors.UserError(
       "--workdir is missing; give the folder of a run, or vectors by "
       "--descriptors=FILE --info_files=DIR"
     )
-  results = scoring.evaluate_workdir(
-    workdir,
-    step=_STEP.value,
-    data_dir=_DATA.value,
-    info_files=_INFO_FILES.value,
-    splits=_SPLITS.value,
-    per_query_dir=_PER_QUERY.value,
-  )
+  found = trained.load(workdir, step=_STEP.value)
   output = epath.Path(
     _OUTPUT.value or epath.Path(workdir) / reporting.RESULTS_FILE
   )
-  reporting.make_folder(output.parent, key="--output")
-  return results, output
+  _check_output(output)
+  logger.info(
+    "checkpoint of step %d; %s",
+    found.step,
+    partitioning.describe_mesh(found.mesh),
+  )
+  tasks = found.load_tasks(
+    _SPLITS.value, data_dir=_DATA.value, info_files=_INFO_FILES.value
+  )
+  results = scoring.evaluate_model(
+    found,
+    tasks,
+    splits=_SPLITS.value,
+    per_query_dir=_PER_QUERY.value,
+  )
+  if found.official is None:
+    return results, output, results
+  logger.info(
+    "as in the official code, the table shows values rounded to 3 decimals and "
+    "the mean of these rounded values; the file has all digits"
+  )
+  return results, output, table.round_as_official(results)
 
 
-def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
-  """Returns the results of descriptors, and where to write them."""
+def _check_output(output: epath.Path) -> None:
+  """Raises a UserError if results cannot be written; they take long."""
+  reporting.make_folder(
+    output.parent, key="--output" if _OUTPUT.value else "--output (by default)"
+  )
+  if output.is_dir():
+    raise errors.UserError(f"--output={output} is taken; name a file to write")
+
+
+def _test_descriptors() -> _Outcome:
+  """Returns the results of descriptors."""
   path = pathlib.Path(str(_DESCRIPTORS.value)).expanduser().absolute()
   if not path.exists():
     raise errors.UserError(
@@ -221,7 +249,7 @@ def _test_descriptors() -> tuple[dict[str, Any], epath.Path]:
       temporary=None if "://" in str(output) else pathlib.Path(output.parent),
       per_query_dir=_PER_QUERY.value,
     )
-  return results, output
+  return results, output, results
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from udon_jax import (
   build,
   checkpointing,
   errors,
+  official_state,
   train_state,
   workdirs,
 )
 from udon_jax import run as runs
 from udon_jax.checkpointing import damage
+from udon_jax.pretrained import official
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,10 @@ def restore_or_init(
      newer are put aside. So is that of the step before a divergence, if rates
      changed since: the next step, with its weights and its images, would
      diverge whatever the rates.
-  2. The newest checkpoint of config.resume_from that is whole.
-  3. New parameters, with a backbone from config.pretrained.
+  2. The newest checkpoint of config.resume_from that is whole; that of the
+     official code if the folder is a run of it.
+  3. New parameters, with a backbone from config.pretrained; of a run of the
+     official code also with its projections and prototypes.
   4. New parameters.
 
   Args:
@@ -52,11 +56,16 @@ def restore_or_init(
     if state is not None:
       return state
   if run.config.resume_from is not None:
-    return _restore_from(run, run.config.resume_from)
+    folder = run.config.resume_from
+    if official.is_official(folder):
+      return official_state.restore(run, folder)
+    return _restore_from(run, folder)
   state = run.init_state()
   if run.config.pretrained is not None:
     params = build.load_pretrained(run.config, state.params)
     state = state.replace(params=params)
+  if official_state.is_pretrained(run.config.pretrained):
+    state = official_state.load_heads(run, state)
   return state
 
 

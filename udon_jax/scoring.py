@@ -21,37 +21,6 @@ from udon_jax.retrieval import protocol
 logger = logging.getLogger(__name__)
 
 
-def evaluate_workdir(
-  workdir: epath.PathLike,
-  *,
-  step: int | None,
-  data_dir: epath.PathLike | None,
-  info_files: epath.PathLike | None,
-  splits: Sequence[str],
-  per_query_dir: epath.PathLike | None,
-) -> dict[str, Any]:
-  """Returns the results of a run's checkpoint.
-
-  Args:
-    workdir: the run's folder.
-    step: of the checkpoint; the best one if None.
-    data_dir: where the data lies; where the run had it if None.
-    info_files: folder of the info files, if it lies elsewhere.
-    splits: of "val" and "test".
-    per_query_dir: folder for every query's neighbours, if wanted.
-  """
-  found = trained.load(workdir, step=step)
-  logger.info(
-    "checkpoint of step %d; %s",
-    found.step,
-    partitioning.describe_mesh(found.mesh),
-  )
-  tasks = found.load_tasks(splits, data_dir=data_dir, info_files=info_files)
-  return evaluate_model(
-    found, tasks, splits=splits, per_query_dir=per_query_dir
-  )
-
-
 def evaluate_model(
   found: trained.Trained,
   tasks: trained.Tasks,

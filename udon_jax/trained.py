@@ -18,11 +18,13 @@ from udon_jax import (
   build,
   checkpointing,
   checks,
+  errors,
   evaluator,
   partitioning,
   run,
   structs,
 )
+from udon_jax.pretrained import official
 
 if TYPE_CHECKING:
   from udon_jax.data import stream
@@ -32,13 +34,23 @@ Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """The model of a checkpoint, on all devices of this machine."""
+  """The model of a checkpoint, on all devices of this machine.
+
+  Attributes:
+    config: of the run.
+    step: of the checkpoint.
+    mesh: of all devices.
+    model: the module.
+    params: its parameters.
+    official: the config of a run of the official code; None for ours.
+  """
 
   config: ml_collections.ConfigDict
   step: int
   mesh: Mesh
   model: Any
   params: Any
+  official: Mapping[str, Any] | None = None
 
   def evaluator(self) -> evaluator.Evaluator:
     """Returns the evaluator that the run's config describes."""
@@ -76,6 +88,10 @@ class Trained:
     """
     from udon_jax.data import dataset, layout
 
+    if self.official is not None:
+      data_dir, info_files = _official_data(
+        self.official, data_dir, info_files=info_files
+      )
     if data_dir is None and info_files is None:
       info_files = self.config.info_files_dir
     place = layout.find(
@@ -121,8 +137,9 @@ def load(
   """Returns the model of a run.
 
   Args:
-    workdir: the run's folder.
-    step: of the checkpoint; the best one if None.
+    workdir: the run's folder; one of the official code's will do.
+    step: of the checkpoint; the best one if None. In an official folder, -1 is
+      the best one, which comes before the newest.
     batch_size: images embedded at a time; as the run did if None.
     batch_size_key: what the user can set it with, for the message.
 
@@ -130,6 +147,10 @@ def load(
     UserError: there is no such checkpoint, or the devices do not share the
       batch evenly.
   """
+  if official.is_official(workdir):
+    return _load_official(
+      workdir, step, batch_size=batch_size, batch_size_key=batch_size_key
+    )
   with contextlib.closing(
     checkpointing.open_existing(workdir, best=run.BEST_METRIC)
   ) as checkpointer:
@@ -144,3 +165,61 @@ def load(
       step, build.abstract_params(config, model, mesh)
     )
   return Trained(config, step, mesh, model, params)
+
+
+def _load_official(
+  workdir: epath.PathLike,
+  number: int | None,
+  *,
+  batch_size: int | None,
+  batch_size_key: str,
+) -> Trained:
+  """Returns the model of a run of the official code; see `load`."""
+  found = official.open_checkpoint(workdir, number=number, key="--workdir")
+  config = official.to_config(found)
+  if found.student is not None:  # which our own configs always have
+    checks.check(config)
+  devices = jax.device_count()
+  config.eval.batch_size = batch_size or (
+    -(-config.eval.batch_size // devices) * devices
+  )
+  config.lock()
+  mesh = build.eval_mesh(config, key=batch_size_key)
+  domains = range(len(found.domains))
+  model = build.model(config, len(domains) if found.udon else 0)
+  params = official.load_module(
+    found, build.abstract_params(config, model, mesh), domains=domains
+  )
+  return Trained(config, found.step, mesh, model, params, found.config)
+
+
+def _official_data(
+  config: Mapping[str, Any],
+  data_dir: epath.PathLike | None,
+  *,
+  info_files: epath.PathLike | None,
+) -> tuple[epath.PathLike, epath.PathLike | None]:
+  """Returns where the data lies: as given, or else as the run had it.
+
+  Raises:
+    UserError: neither is there.
+  """
+
+  def there(key):
+    path = config.get(key)
+    is_path = isinstance(path, str) and path
+    return path if is_path and epath.Path(path).is_dir() else None
+
+  data_dir = data_dir or there("eval_dataset_dir")
+  if data_dir is None:
+    raise errors.UserError(
+      "--data is missing: the run of the official code had its data in "
+      f"{config.get('eval_dataset_dir')!r}, which is not here; give the data "
+      "directory or its tfds/ folder, and --info_files if they lie elsewhere"
+    )
+  if info_files is None:
+    root = epath.Path(data_dir).expanduser()
+    root = root.parent if root.name == "tfds" else root
+    if not (root / "info_files").is_dir():
+      info_files = there("info_files_dir")
+  return data_dir, info_files

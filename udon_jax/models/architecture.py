@@ -161,7 +161,12 @@ def parse(name: str, **overrides: Any) -> Architecture:
 
 def family(name: str) -> Family:
   """Returns the family of a name that `parse` knows."""
-  return FAMILIES[name.partition("_")[0]]
+  return FAMILIES[family_name(name)]
+
+
+def family_name(name: str) -> str:
+  """Returns the name of the family of a name that `parse` knows."""
+  return name.partition("_")[0]
 
 
 def describe(architecture: Architecture, *, family: str) -> dict[str, Any]:

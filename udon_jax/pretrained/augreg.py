@@ -8,8 +8,10 @@ blocks stacked.
 
 import math
 import re
+from typing import Any
 
 from etils import epath
+from flax import traverse_util
 import numpy as np
 from scipy import ndimage
 
@@ -84,6 +86,42 @@ def leaves() -> dict[str, weights.Leaf]:
     **{name: weights.same(name) for name in _OUTER},
     **{weights.BLOCK + name: weights.same(_BLOCK + name) for name in _INNER},
   }
+
+
+def from_backbone(
+  params: Any, *, name: str, arch: architecture.Architecture, key: str
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of an AugReg file with a backbone.
+
+  Args:
+    params: of the backbone, on the host.
+    name: config.model.name.
+    arch: its architecture.
+    key: what the user set the run with, for messages.
+
+  Raises:
+    UserError: AugReg has no such model.
+  """
+  traits = architecture.FAMILIES[FAMILY].options
+  sizes = {
+    field: getattr(arch, field)
+    for field in ("patch_size", "width", "depth", "num_heads", "mlp_dim")
+  }
+  known = architecture.Architecture(**sizes, **traits)
+  if architecture.family_name(name) != FAMILY or arch != known:
+    raise errors.UserError(
+      f"{key}: config.model.name={name} with its options is no ViT of AugReg; "
+      f"only models of the family {FAMILY} can be written as such"
+    )
+  arrays_by_name = {}
+  for path, value in traverse_util.flatten_dict(params, sep="/").items():
+    (official,) = leaves()[path].names
+    if path.startswith(weights.BLOCK):
+      for i, part in enumerate(value):
+        arrays_by_name[official.format(i=i)] = np.asarray(part)
+    else:
+      arrays_by_name[official] = np.asarray(value)
+  return arrays_by_name
 
 
 def _describe(

@@ -3,12 +3,19 @@
 from collections.abc import Callable
 
 from udon_jax import errors
-from udon_jax.pretrained import augreg, clip, huggingface, weights
+from udon_jax.pretrained import (
+  augreg,
+  clip,
+  huggingface,
+  official,
+  weights,
+)
 
 KINDS: dict[str, Callable[..., weights.Weights]] = {
   "augreg": augreg.open_weights,
   "clip": clip.open_weights,
   "hf": huggingface.open_weights,
+  "official": official.open_weights,
 }
 
 

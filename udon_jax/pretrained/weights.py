@@ -125,13 +125,14 @@ def check_pixels(
     )
 
 
-def load_backbone(found: Weights, wanted: Any) -> Any:
+def load_backbone(found: Weights, wanted: Any, *, tell: bool = True) -> Any:
   """Returns the parameters of a backbone, read one at a time.
 
   Args:
     found: the file.
     wanted: parameters or their shapes; where these have a sharding, the
       result is put there.
+    tell: whether the log tells what was read.
 
   Raises:
     UserError: a parameter is missing or has another shape, the file is
@@ -160,7 +161,7 @@ def load_backbone(found: Weights, wanted: Any) -> Any:
       )
     sharding = getattr(like, "sharding", None)
     loaded[path] = jax.device_put(value, sharding) if sharding else value
-  _report(found, used, len(loaded), resized)
+  _report(found, used, len(loaded), resized, tell=tell)
   return traverse_util.unflatten_dict(loaded, sep="/")
 
 
@@ -228,7 +229,7 @@ def _resize(
   return np.concatenate([positions[:, :1], grid], axis=1)
 
 
-def _report(found, used, count, resized) -> None:
+def _report(found, used, count, resized, *, tell) -> None:
   """Tells what was read and what was left, and why.
 
   Raises:
@@ -245,6 +246,8 @@ def _report(found, used, count, resized) -> None:
         "fit config.model.name?"
       )
     left.setdefault(why, []).append(name)
+  if not tell:
+    return
   logger.info(
     "%s: %d parameters from %d arrays%s; left in the file: %s",
     found.arrays.path,

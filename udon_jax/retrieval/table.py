@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from udon_jax.retrieval import protocol
 
 MAX_WIDTH = 120
@@ -29,6 +31,36 @@ def format_table(results: Mapping[str, Any]) -> str:
     for split in by_split
   )
   return "\n\n".join(_format_split(results, split) for split in splits)
+
+
+def round_as_official(results: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns results as the official code reports them.
+
+  Values of domains have 3 decimals, and so has the mean of these.
+
+  Args:
+    results: as for `format_table`.
+  """
+
+  def of_domains(values):
+    rounded = {
+      domain: {k: float(np.round(v, 3)) for k, v in by_metric.items()}
+      for domain, by_metric in values.items()
+      if domain != protocol.MEAN
+    }
+    mean = {
+      k: float(np.round(np.mean([v[k] for v in rounded.values()]), 3))
+      for k in values[protocol.MEAN]
+    }
+    return {**rounded, protocol.MEAN: mean}
+
+  return {
+    name: {
+      kind: {split: of_domains(values) for split, values in by_split.items()}
+      for kind, by_split in kinds.items()
+    }
+    for name, kinds in results.items()
+  }
 
 
 def _format_split(results, split):
