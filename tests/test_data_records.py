@@ -205,6 +205,28 @@ def test_damage_is_named_or_does_no_harm(laws, data):
   assert len(found) == len(DATA) or (path == file and len(whole) in between)
 
 
+def test_parts_of_records_end_with_them(file):
+  opened = records.RecordFiles([file])
+  for i, data in enumerate(DATA):
+    for start in (0, 3, 16, 17, 299, 5000, 2**70):
+      for length in (0, 1, 17, 6000):
+        part = opened.read_part(i, start, length)
+        assert part == data[start : start + length]
+
+
+def test_an_order_is_one_of_all_files(tmp_path, file):
+  other = tmp_path / "b.tfrecord"
+  data_files.write_records(other, [b"x", b"yy"])
+  opened = records.RecordFiles([file, other])
+  order = [6, 0, 5, 2, 4, 1, 3]
+  opened.reorder(np.array(order))
+  contents = [*DATA, b"x", b"yy"]
+  assert [opened.read(i) for i in range(7)] == [contents[i] for i in order]
+  assert opened.locate(2) == (epath.Path(other), 0)
+  opened.reorder(None)
+  assert [opened.read(i) for i in range(7)] == contents
+
+
 def test_an_empty_shard_is_no_error(tmp_path, file):
   empty = tmp_path / "empty.tfrecord"
   empty.write_bytes(b"")

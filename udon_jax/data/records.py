@@ -170,8 +170,8 @@ class RecordFiles:
     shard, number = self._locate(record)
     begin, end = self._offsets[shard][number : number + 2].tolist()
     begin += offsets.HEADER_BYTES + start
-    end -= offsets.FOOTER_BYTES
-    return self._read_bytes(shard, begin, max(0, min(length, end - begin)))
+    length = min(length, end - offsets.FOOTER_BYTES - begin)
+    return self._read_bytes(shard, begin, length) if length > 0 else b""
 
   def _read_framed(
     self, shard: int, number: int, starts: Int[np.ndarray, "n+1"]
