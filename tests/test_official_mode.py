@@ -28,7 +28,6 @@ from udon_jax import (
   workdirs,
 )
 from udon_jax import run as runs
-from udon_jax.models import registry
 
 RATE, FROZEN, STEPS = 1e-3, 2, 6
 # They alternate, one comes twice in a row, and six of eight never come.
@@ -76,15 +75,17 @@ def set_up(num_devices=1, **changes):
   c.batch_size = c.eval.batch_size = 8
   c.num_train_steps, c.frozen_steps = STEPS, FROZEN
   c.data.resize_size = 224
-  c.model.name = "vit_golden16"
   c.optimizer.learning_rate = c.optimizer.backbone_learning_rate = RATE
   for key, value in changes.items():
     group, name = key.split("__")
     c[group][name] = value
-  golden = registry.Size(width=64, depth=2, num_heads=2, mlp_dim=128)
+  golden = official.model().clone(
+    teacher_hidden=tuple(c.model.teacher_hidden),
+    student_hidden=tuple(c.model.student_hidden),
+  )
   devices = jax.devices()[:num_devices]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(registry.SIZES, "golden", golden)
+    patch.setattr(build, "model", lambda *_: golden)
     patch.setattr(jax, "devices", lambda: devices)
     rows = official.class_rows("teacher")
     return runs.set_up(c.lock(), [Shape(k, len(v)) for k, v in rows.items()])
