@@ -13,7 +13,7 @@ from tests import fakes
 from tests.test_checkpointing import assert_equal, noise, set_up
 from udon_jax import build, errors
 from udon_jax.models import architecture
-from udon_jax.pretrained import augreg, weights
+from udon_jax.pretrained import augreg, kinds, weights
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
 
@@ -121,6 +121,12 @@ def test_pretrained_replaces_the_backbone_alone(official, tmp_path):
 def test_pretrained_needs_a_kind_and_a_path(spec):
   with pytest.raises(errors.UserError, match=r"config.pretrained=.*KIND:PATH"):
     build.load_pretrained(fakes.changed(pretrained=spec), {"backbone": {}})
+
+
+def test_a_path_may_start_at_home(official, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  path = write(tmp_path, official)
+  assert kinds.open_weights(f"augreg:~/{path.name}").image_size == 16
 
 
 def test_a_missing_parameter_is_named(official, tmp_path):
@@ -282,7 +288,7 @@ def test_what_is_left_is_told_with_its_reason(official, tmp_path, caplog):
     load(write(tmp_path, official))
   (line,) = [m for m in caplog.messages if "parameters from" in m]
   assert line.endswith(
-    "S_16.npz: 23 parameters from 39 arrays; left in the file: head/kernel "
+    "S_16.npz: 22 parameters from 38 arrays; left in the file: head/kernel "
     "(the classifier of its training); pre_logits/bias (a layer before that "
     "classifier)"
   )

@@ -13,6 +13,9 @@ import jax
 import numpy as np
 import pytest
 
+from tests import fakes
+from tests.test_checkpointing import set_up
+from udon_jax import build
 from udon_jax.models import registry
 from udon_jax.pretrained import kinds, weights
 
@@ -78,3 +81,33 @@ def test_class_tokens_are_those_of_the_original(name, size):
   np.testing.assert_allclose(
     tokens, expected[f"tokens_{size}"], atol=1e-5, rtol=1e-5
   )
+
+
+@pytest.mark.parametrize(
+  ("case", "name"),
+  [
+    ("clip_npy", "clip_mu8"),
+    ("hf_vit", "hfvit_mu8"),
+    ("hf_clip", "clip_mu8"),
+    ("hf_dinov2_registers", "dinov2reg_mu8"),
+  ],
+)
+def test_a_run_starts_from_each_kind(case, name):
+  """By its name alone; on eight devices, each with its part."""
+  kind, _, path = INDEX[case]["spec"].partition(":")
+  changes = {
+    "model__name": name,
+    "data__crop_size": 40,
+    "data__resize_size": 40,
+    "pretrained": f"{kind}:{ROOT / path}",
+  }
+  before = set_up("2x4", **changes).abstract_state.params
+  after = build.load_pretrained(fakes.changed(**changes), before)["backbone"]
+  whole = weights.load_backbone(
+    open_case(case), shapes_of(open_case(case), image_size=40, num_heads=2)
+  )
+  jax.tree.map(np.testing.assert_array_equal, after, whole)
+  for ours, like in zip(
+    jax.tree.leaves(after), jax.tree.leaves(before["backbone"]), strict=True
+  ):
+    assert ours.sharding == like.sharding

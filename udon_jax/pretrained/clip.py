@@ -9,6 +9,7 @@ Sources: arXiv 2103.00020; openai/CLIP, model.py. The class token leaves through
 """
 
 import functools
+import logging
 import math
 import re
 
@@ -25,6 +26,8 @@ from udon_jax.pretrained import (
   tensors,
   weights,
 )
+
+logger = logging.getLogger(__name__)
 
 FAMILY = "clip"
 _HEAD_WIDTH = 64  # in all of OpenAI's, and most of open_clip's
@@ -70,6 +73,13 @@ def open_weights(path: epath.PathLike, *, key: str) -> weights.Weights:
   prefix = layers.prefix_of(found, "class_embedding", known=("visual.", ""))
   family = architecture.FAMILIES[FAMILY]
   arch, image_size = _describe(found, prefix)
+  logger.info(
+    "%s does not tell heads and activation: where config.model does not, they "
+    "are OpenAI's, %d and %s (LAION's activation is gelu)",
+    path,
+    arch.num_heads,
+    arch.activation,
+  )
   return weights.Weights(
     arrays=found,
     family=FAMILY,

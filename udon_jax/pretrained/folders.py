@@ -44,7 +44,7 @@ class Folder:
     except OSError as error:
       raise self.error(
         f"has no readable {name} ({type(error).__name__}); give the folder of "
-        f"a model of Hugging Face, with config.json and {_ONE}"
+        f"a model of Hugging Face, downloaded, with config.json and {_ONE}"
       ) from error
     except (ValueError, RecursionError) as error:
       raise self.error(

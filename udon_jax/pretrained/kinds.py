@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from etils import epath
+
 from udon_jax import errors
 from udon_jax.pretrained import (
   augreg,
@@ -37,4 +39,4 @@ def open_weights(
     raise errors.UserError(
       f"{key}={spec!r} must be KIND:PATH with a kind of {', '.join(KINDS)}"
     )
-  return KINDS[kind](path, key=key)
+  return KINDS[kind](epath.Path(path).expanduser(), key=key)
