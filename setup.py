@@ -26,7 +26,8 @@ CORE = [
   "tensorboard>=2.19,<3",
   "ijson>=3.3",
   "scipy>=1.13",
-  "safetensors>=0.5",
+  "safetensors>=0.8",
+  "ml_dtypes>=0.5",
   "msgpack>=1.0.8",
 ]
 DATA = [

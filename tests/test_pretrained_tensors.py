@@ -50,13 +50,14 @@ def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
   np.testing.assert_array_equal(read, expected)
 
 
-def test_a_type_that_is_unknown_is_named_when_it_is_read(tmp_path):
+def test_a_type_that_numpy_does_not_know_is_one_error(tmp_path):
   path = tmp_path / "x.safetensors"
   entry = {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}
-  weight_files.write_header(path, {"x": entry, "y": ENTRY})
+  other = ENTRY | {"data_offsets": [8, 40]}
+  weight_files.write_header(path, {"x": entry, "y": other}, behind=bytes(40))
   found = open_file(path)
   assert found.take("y", most=8).shape == (2, 4)
-  with pytest.raises(errors.UserError, match=r"x of type F8_E4M3; convert"):
+  with pytest.raises(errors.UserError, match=r"at x .*convert it to float32"):
     found.take("x", most=8)
 
 
@@ -65,32 +66,30 @@ def deep(levels):
 
 
 @pytest.mark.parametrize(
-  ("header", "words"),
+  "header",
   [
-    (b"", "no JSON"),
-    (b"{", "no JSON"),
-    (b"\xff\xfe", "no JSON"),
-    (deep(100_000), "no JSON"),
-    ([1, 2], "names no arrays"),
-    ({"x": 3}, "nothing of 'x'"),
-    ({"x": {}}, "dtype"),
-    ({"x": ENTRY | {"data_offsets": [0]}}, "unpack"),
-    ({"x": ENTRY | {"data_offsets": [32, 0]}}, "impossible"),
-    ({"x": ENTRY | {"data_offsets": [-32, 0]}}, "impossible"),
-    ({"x": ENTRY | {"data_offsets": [0, 32.0]}}, "impossible"),
-    ({"x": ENTRY | {"shape": [-2, -4]}}, "impossible"),
-    ({"x": ENTRY | {"shape": ["2", 4]}}, "impossible"),
-    ({"x": ENTRY | {"shape": [True, 8]}}, "impossible"),
-    ({"x": ENTRY | {"shape": 8}}, "iterable"),
-    ({"x": ENTRY | {"shape": [2, 5]}}, "do not fit"),
-    ({"x": ENTRY | {"shape": [2**40, 2**40]}}, "do not fit"),
-    ({"x": ENTRY | {"data_offsets": [64, 96]}}, "cut off at 'x'"),
+    b"",
+    b"{",
+    b"\xff\xfe",
+    deep(100_000),
+    [1, 2],
+    {"x": 3},
+    {"x": {}},
+    {"x": ENTRY | {"data_offsets": [0]}},
+    {"x": ENTRY | {"data_offsets": [32, 0]}},
+    {"x": ENTRY | {"data_offsets": [-32, 0]}},
+    {"x": ENTRY | {"shape": [-2, -4]}},
+    {"x": ENTRY | {"shape": ["2", 4]}},
+    {"x": ENTRY | {"shape": 8}},
+    {"x": ENTRY | {"shape": [2, 5]}},
+    {"x": ENTRY | {"shape": [2**40, 2**40]}},
+    {"x": ENTRY | {"data_offsets": [64, 96]}},
   ],
 )
-def test_a_header_that_cannot_be_is_one_error(header, words, tmp_path):
+def test_a_header_that_cannot_be_is_one_error(header, tmp_path):
   path = tmp_path / "x.safetensors"
   weight_files.write_header(path, header)
-  with pytest.raises(errors.UserError, match=words) as found:
+  with pytest.raises(errors.UserError, match=r"as safetensors .*copy") as found:
     open_file(path)
   assert str(found.value).startswith(f"config.pretrained: {path} cannot")
   assert "\n" not in str(found.value)
@@ -102,14 +101,14 @@ def test_any_cut_is_one_error(tmp_path):
   whole = path.read_bytes()
   for size in range(len(whole)):
     path.write_bytes(whole[:size])
-    with pytest.raises(errors.UserError, match=r"cut off|no JSON"):
+    with pytest.raises(errors.UserError, match=r"as safetensors"):
       open_file(path)
 
 
 def test_a_length_beyond_the_file_is_no_header(tmp_path):
   path = tmp_path / "x.safetensors"
   path.write_bytes((2**63).to_bytes(8, "little") + json.dumps({}).encode())
-  with pytest.raises(errors.UserError, match="cut off"):
+  with pytest.raises(errors.UserError, match=r"as safetensors"):
     open_file(path)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import os
 
 from etils import epath
+import ml_dtypes  # noqa: F401 (teaches numpy bfloat16)
 import numpy as np
 import safetensors
 
@@ -55,7 +56,7 @@ def open_safetensors(
     try:
       with safetensors.safe_open(places[array], framework="numpy") as file:
         return file.get_tensor(array)
-    except (TypeError, safetensors.SafetensorError) as error:
+    except (TypeError, AttributeError, safetensors.SafetensorError) as error:
       raise ValueError(f"{error}; convert it to float32") from error
 
   return arrays.Arrays(str(name), key, shapes, read)
