@@ -117,6 +117,9 @@ def _lengths(
     optimizer.learning_rate,
     optimizer.backbone_learning_rate,
   )
+  factors = ["constant"]
+  factors += ["linear_warmup"] * bool(optimizer.warmup_steps)
+  factors += ["cosine_decay"] * (optimizer.schedule == "cosine")
   return {
     "steps_per_epoch": steps_per_epoch,
     "num_training_epochs": total / steps_per_epoch,
@@ -125,8 +128,10 @@ def _lengths(
     "backbone_learning_rate_multiplier": backbone_rate / rate if rate else 0.0,
     "lr_configs": {
       "learning_rate_schedule": "compound",
-      "factors": "constant",
+      "factors": "*".join(factors),
       "base_learning_rate": rate,
+      "warmup_steps": optimizer.warmup_steps,
+      "steps_per_cycle": total,
       "backbone": {
         "base_learning_rate": backbone_rate,
         # Theirs are frozen while at most so many updates were before.
