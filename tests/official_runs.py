@@ -10,6 +10,7 @@ from typing import Any
 from flax import serialization, struct, traverse_util
 from flax.training import checkpoints
 import jax
+import msgpack
 import numpy as np
 import optax
 
@@ -206,3 +207,32 @@ def restore(folder, target, *, number):
   return checkpoints.restore_checkpoint(
     str(folder), target, step=number, orbax_checkpointer=None
   )
+
+
+def write_mistakes(folder):
+  """Writes folder/official_<name>, most of which cannot be read."""
+  classes = {"cars": 5, "met": 7}
+  vit, heads = vit_shapes(size=32), udon_shapes(classes)
+  config = make_config(classes, eval_dataset_dir="/nowhere")
+  state = make_state(draw(vit | heads), step=6)
+  for name in ("torn", "deep", "huge", "unnamed", "garbled", "whole"):
+    write(folder / f"official_{name}", state, config)
+
+  def path(name, file="checkpoint_6"):
+    return folder / f"official_{name}" / file
+
+  path("torn").write_bytes(path("torn").read_bytes()[:-999])
+  path("deep").write_bytes(b"\x81\xa1a" * 5000 + b"\xc0")
+  array = msgpack.packb(((2**39,), "float32", b"1234"))
+  path("huge").write_bytes(msgpack.packb({"a": msgpack.ExtType(1, array)}))
+  path("unnamed", "config.json").unlink()
+  path("garbled", "config.json").write_text('{"dataset_name": "ca')
+  model = config["model"] | {"num_heads": 4}
+  write(folder / "official_mixed", state, config | {"model": model})
+  path("orbax").mkdir(parents=True)
+  other = {"cars": 5, "sop": 7}
+  write(folder / "official_other", state, make_config(other))
+  state = make_state(draw(vit | uned_shapes(classes)), step=6)
+  write(folder / "official_uned", state, make_config(classes, udon=False))
+  state = make_state(draw(clip_shapes(size=32) | heads), step=6)
+  write(folder / "official_clip", state, make_config(classes, clip=True))

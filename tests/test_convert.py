@@ -208,7 +208,7 @@ def test_official_to_ours_to_official(tmp_path):
       assert a.tobytes() == b.tobytes()
 
 
-def test_the_config_says_what_the_run_was(tmp_path):
+def test_the_config_says_what_the_run_was(tmp_path, caplog):
   changes = {
     "batch_size": 24,
     "num_train_steps": None,
@@ -223,12 +223,18 @@ def test_the_config_says_what_the_run_was(tmp_path):
     "sampler__allocation": (1.0, 2.0, 3.0),
     "optimizer__weight_decay": 1e-4,
     "optimizer__grad_clip_norm": 1.5,
+    "optimizer__schedule": "cosine",
+    "optimizer__warmup_steps": 3,
     "model__teacher_hidden": (24,),
     "seed": 3,
   }
   save_ours(tmp_path / "ours", **changes)
   convert("official", tmp_path / "ours", tmp_path / "theirs")
+  assert "backbone's rate constant" in caplog.text
+  assert "crops to 224 pixels and this model was trained on 16" in caplog.text
   config = json.loads((tmp_path / "theirs/config.json").read_text())
+  factors = config["lr_configs"]["factors"]
+  assert factors == "constant*linear_warmup*cosine_decay"
   assert config["steps_per_epoch"] == 3 * 64 // 24
   assert config["num_training_epochs"] == 2
   assert config["num_training_steps"] == 16

@@ -7,7 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import command_lines, data_files, small_run, weight_files
+from tests import (
+  command_lines,
+  data_files,
+  official_runs,
+  small_run,
+  weight_files,
+)
 from tests.small_run import (
   EVALUATE,
   MAIN,
@@ -386,6 +392,92 @@ CASES = {
   )
   for flag, words in VALUES.items()
 }
+OFFICIAL = {
+  name: ((EVALUATE, f"--workdir=FOLDER/official_{name}"), words)
+  for name, words in {
+    "torn": ("checkpoint_6 is no whole checkpoint", "cut off", "copy it again"),
+    "deep": ("checkpoint_6 is no whole checkpoint", "nested too deep"),
+    "huge": ("checkpoint_6 is no whole checkpoint", "shape, type and size"),
+    "unnamed": ("config.json is missing", "copy it there too"),
+    "garbled": ("config.json is no JSON", "copy it again"),
+    "mixed": ("not of one run", "model.num_heads 4", "from the same folder"),
+    "orbax": ("checkpoint_6 is a folder, as Orbax writes", "msgpack"),
+    "whole": ("--data is missing", "'/nowhere'", "give the data directory"),
+  }.items()
+} | {
+  "official, no such step": (
+    (EVALUATE, "--workdir=FOLDER/official_whole", "--step=9"),
+    ("no checkpoint of step 9; it has [6]",),
+  ),
+  "official, no such output": (
+    (
+      *(EVALUATE, "--workdir=FOLDER/official_whole", "--data=FOLDER/data"),
+      "--output=FOLDER/file/results.json",
+    ),
+    ("--output=", "cannot be written", "choose another folder"),
+  ),
+  "official, data of other domains": (
+    (EVALUATE, "--workdir=FOLDER/official_other", "--data=FOLDER/data"),
+    ("tfds/sop", "prepare"),
+  ),
+  "official, no such embedding": (
+    (
+      *("udon_jax.extract", "--workdir=FOLDER/official_uned"),
+      *("--images=FOLDER/data/images", "--output=FOLDER/new.npz"),
+      *("--embedding=teacher", "--domain=cars"),
+    ),
+    ("--embedding=teacher", "it has student, backbone"),
+  ),
+  "resume from official classes": (
+    (*TRAIN, "--config.resume_from=FOLDER/official_whole"),
+    ("was trained on (domain, classes)", "this run has", "use the same data"),
+  ),
+  "resume from official UnED": (
+    (*TRAIN, "--config.resume_from=FOLDER/official_uned"),
+    ("is of UnED", "config.pretrained=official:"),
+  ),
+  "pretrained official nowhere": (
+    (*TRAIN, "--config.pretrained=official:FOLDER/nowhere"),
+    ("config.pretrained", "is no folder", "checkpoint_<step>"),
+  ),
+  "pretrained official of another model": (
+    (*TRAIN, "--config.pretrained=official:FOLDER/official_clip"),
+    ("config.pretrained", "--config.model.name=clip_8"),
+  ),
+  "convert nothing": (("udon_jax.convert",), ("--workdir is missing",)),
+  "convert to an unknown form": (
+    ("udon_jax.convert", "--workdir=FOLDER/run", "--to=torch"),
+    ("--to=torch", "augreg"),
+  ),
+  "convert over a run": (
+    (
+      *("udon_jax.convert", "--workdir=FOLDER/run", "--to=official"),
+      *("--output=FOLDER/run", "--overwrite"),
+    ),
+    ("--output=", "other things", "name another path"),
+  ),
+  "convert over a file": (
+    (
+      *("udon_jax.convert", "--workdir=FOLDER/run", "--to=augreg"),
+      "--output=FOLDER/sizes.npz",
+    ),
+    ("sizes.npz exists", "--overwrite"),
+  ),
+  "convert clip to AugReg": (
+    (
+      *("udon_jax.convert", "--workdir=FOLDER/official_clip", "--to=augreg"),
+      "--output=FOLDER/new.npz",
+    ),
+    ("clip_8", "no ViT of AugReg"),
+  ),
+  "convert what is no run": (
+    (
+      *("udon_jax.convert", "--workdir=FOLDER/empty", "--to=official"),
+      "--output=FOLDER/converted",
+    ),
+    ("empty holds no checkpoint", "give the workdir"),
+  ),
+}
 # Found while the run goes: these may write into their own workdirs.
 LATE = {
   "a damaged image in training": (
@@ -412,6 +504,7 @@ DEVICES = {
     ("config.mesh.fsdp=3", "8 devices", "-1"),
   ),
 }
+CASES |= {f"official {name}": case for name, case in OFFICIAL.items()}
 HEALS = {
   "offsets of another file": (
     *(EVALUATE, "--workdir=FOLDER/run", "--data=FOLDER/offsets"),
@@ -518,6 +611,8 @@ def folder(tmp_path_factory):
   shutil.copytree(folder / "run", folder / "rotten")
   for path in (folder / "rotten/checkpoints/4/params").rglob("d/*"):
     path.write_bytes(b"rotten")
+
+  official_runs.write_mistakes(folder)
 
   def name(path):
     return lambda x: [x[0], {"path": path, "class_id": 0}, *x[1:]]

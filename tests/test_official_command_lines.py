@@ -31,10 +31,6 @@ SET_UP = {
 }
 RUNS = {
   "udon": (EVALUATE, "--workdir=FOLDER/udon", *DATA, "--splits=val,test"),
-  "step": (
-    *(EVALUATE, "--workdir=FOLDER/udon", *DATA, "--step=-1"),
-    "--output=FOLDER/best.json",
-  ),
   "uned": (EVALUATE, "--workdir=FOLDER/uned", "--splits=test"),
   "extract": (
     *(EXTRACT, "--workdir=FOLDER/udon", "--images=FOLDER/data/images/cars"),
@@ -150,12 +146,8 @@ def test_the_table_is_that_of_the_official_loop(folder, answers, name):
   assert "the mean of these rounded values" in errors
 
 
-def test_the_best_checkpoint_can_be_named(folder, answers):
+def test_the_best_checkpoint_is_tested(answers):
   assert "checkpoint of step 4;" in answers["udon"].errors
-  best = read(folder / "best.json")
-  for name, kinds in read(folder / "udon/results.json").items():
-    for kind, by_split in kinds.items():
-      assert best[name][kind]["test"] == by_split["test"]
 
 
 def test_extraction_asks_the_teacher_by_its_name(folder, answers):

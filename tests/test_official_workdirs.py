@@ -106,6 +106,7 @@ MODELS = {
   "uned": ("vit", runs.uned_shapes()),
   "uned clip": ("clip", runs.uned_shapes()),
   "uned backbone": ("vit", runs.uned_shapes(dim=0)),
+  "uned joint": ("vit", runs.uned_shapes({"all": 23})),
 }
 
 
@@ -116,6 +117,8 @@ def test_models_are_those_of_the_oracle(tmp_path, name):
   config = runs.make_config(
     clip=family == "clip", udon="uned" not in name, eval_batch_size=1024
   )
+  if "joint" in name:
+    config["classifier"] = "joint"
   if name == "mlp":
     del config["model"]["universal_student_dim"], config["model"]["teacher_dim"]
   folder = runs.write(tmp_path, runs.make_state(params, step=3), config)

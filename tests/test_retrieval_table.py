@@ -59,3 +59,22 @@ def test_a_table_a_split():
   assert "25.0" in first
   assert "test (%)" in second
   assert "75.0" in second
+
+
+def test_means_are_those_of_rounded_values():
+  """As the official code: 0.0625 and 0.1875 are 0.062 and 0.188."""
+  values = {
+    "cars": {"recall@1": 1 / 16, "mmp@5": 0.12349},
+    "met": {"recall@1": 3 / 16, "mmp@5": 0.12349},
+    "sop": {"recall@1": 1 / 3, "mmp@5": 0.1239},
+    "mean": {"recall@1": 7 / 36, "mmp@5": 0.1236266},
+  }
+  results = {"student": {"merged": {"test": values}}}
+  rounded = table.round_as_official(results)["student"]["merged"]["test"]
+  assert rounded == {
+    "cars": {"recall@1": 0.062, "mmp@5": 0.123},
+    "met": {"recall@1": 0.188, "mmp@5": 0.123},
+    "sop": {"recall@1": 0.333, "mmp@5": 0.124},
+    "mean": {"recall@1": 0.194, "mmp@5": 0.123},
+  }
+  assert values["cars"]["mmp@5"] == 0.12349  # the results stay whole

@@ -102,6 +102,19 @@ def to_official(
     num_bytes / 1e6,
     official.CONFIG_FILE,
   )
+  _warn(saved)
+
+
+def _warn(saved: restoring.Saved) -> None:
+  """Tells what the official code would do otherwise with the run."""
+  optimizer = saved.config.optimizer
+  if optimizer.schedule != "constant" or optimizer.warmup_steps:
+    logger.warning(
+      "the official code holds the backbone's rate constant: training on there "
+      "would not follow config.optimizer.schedule=%s, warmup_steps=%d",
+      optimizer.schedule,
+      optimizer.warmup_steps,
+    )
   size = saved.config.data.crop_size
   if size != official_export.IMAGE_SIZE:
     logger.warning(

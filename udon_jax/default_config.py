@@ -50,7 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Weights to start from, as KIND:PATH: "augreg:FILE.npz", "clip:FILE",
   # "hf:DIR" or "official:DIR".
   c.pretrained = config_dict.placeholder(str)
-  # Workdir whose newest checkpoint a new run continues from.
+  # Workdir, ours or of the official code, whose newest checkpoint a new run
+  # continues from.
   c.resume_from = config_dict.placeholder(str)
   # A step's batch is embedded in this many parts, to need less memory; the
   # result is that of one part.

@@ -30,9 +30,13 @@ from udon_jax.retrieval import blocks, table
 
 logger = logging.getLogger("udon_jax.evaluate")
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run, ours or of the official code."
+)
 _STEP = flags.DEFINE_integer(
-  "step", None, "Checkpoint to test; the best one by default."
+  "step",
+  None,
+  "Checkpoint to test; the best one by default (-1 in official folders).",
 )
 _DATA = flags.DEFINE_string(
   "data", None, "A data directory, or its tfds/ folder; the run's by default."

@@ -12,7 +12,9 @@ from absl import flags
 from udon_jax import cli, errors, reporting
 from udon_jax.extraction import embedding_files
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run, ours or of the official code."
+)
 _IMAGES = flags.DEFINE_string("images", None, "Folder, searched recursively.")
 _OUTPUT = flags.DEFINE_string(
   "output", None, "File to write: .npz, or .npy with a .json beside it."

@@ -28,28 +28,76 @@ def from_config(
     steps: of the whole run, and of its frozen phase.
     steps_per_epoch: images of all domains, by the batch size.
   """
-  total, frozen = steps
-  optimizer = config.optimizer
   domains = ",".join(config.domains)
-  dynamic = config.sampler.strategy == "dynamic"
   return {
-    "experiment_name": "universal-embedding-vit",
+    **_ALWAYS,
     "dataset_name": domains,
     "knn_eval_names": domains,
-    "data_dtype_str": "float32",
-    "sampling_strategy": "round_robin" if dynamic else config.sampler.strategy,
-    "specialist_top_steps": list(config.sampler.allocation),
-    "update_sampler": dynamic,
-    "update_sampler_every_steps": config.sampler.update_every,
-    "update_sampler_logit_type": "teacher",
-    "classifier": "separate",
     "model_class": f"udon_{'clip_' * (family == 'clip')}vit_with_embedding",
     "model_type": model_type(arch),
     "model": _model_values(config.model, arch),
-    "model_dtype_str": "float32",
-    "pretrained_ckpt_dir": "",
-    "pretrained_ckpt": "",
-    "init_ckpt": "",
+    "loss": _loss_values(config.loss),
+    "label_smoothing": config.loss.label_smoothing or None,
+    "rng_seed": config.seed,
+    "batch_size": config.batch_size,
+    "eval_batch_size": config.eval.batch_size,
+    "knn_eval_batch_size": config.eval.batch_size,
+    "eval_dataset_dir": _below(config.data_dir, "tfds"),
+    "train_dataset_dir": _below(config.data_dir, "tfds"),
+    "info_files_dir": _below(config.data_dir, "info_files"),
+    **_sampler_values(config.sampler),
+    **_optimizer_values(config.optimizer),
+    **_lengths(config.optimizer, steps, steps_per_epoch=steps_per_epoch),
+  }
+
+
+# What our runs have no choice of.
+_ALWAYS: dict[str, Any] = {
+  "experiment_name": "universal-embedding-vit",
+  "data_dtype_str": "float32",
+  "model_dtype_str": "float32",
+  "classifier": "separate",
+  "pretrained_ckpt_dir": "",
+  "pretrained_ckpt": "",
+  "init_ckpt": "",
+  "params_early_train": list(names.EARLY_PARAMS),
+  "update_sampler_logit_type": "teacher",
+  "disabled_separate_knns": "train_knn,test_knn",
+  "disabled_merged_knns": "train_knn,test_knn",
+  "do_knn": True,
+  "embedd_to_eval": "universal_student_embedd,teacher_embedd",
+  "universal_embedding_is": "universal_student_embedd",
+  "do_final_testing": True,
+  "top_k": 5,
+  "save_descriptors": False,
+  "extract_only_descrs": False,
+  "save_neighbors": False,
+  "descr_save_path": None,
+  "write_summary": True,
+  "checkpoint": True,
+  "only_best_checkpoint": True,
+  "max_to_keep": 1000,
+  "debug_train": False,
+  "debug_eval": False,
+  "count_flops": False,
+  "project_feats_knn": True,
+  "log_domain_acc": True,
+  "log_csv": False,
+}
+
+
+def _sampler_values(sampler) -> dict[str, Any]:
+  dynamic = sampler.strategy == "dynamic"
+  return {
+    "sampling_strategy": "round_robin" if dynamic else sampler.strategy,
+    "specialist_top_steps": list(sampler.allocation),
+    "update_sampler": dynamic,
+    "update_sampler_every_steps": sampler.update_every,
+  }
+
+
+def _optimizer_values(optimizer) -> dict[str, Any]:
+  return {
     "optimizer": "adam",
     "optimizer_configs": {
       theirs: optimizer[ours] for ours, theirs in configs.OPTIMIZER.items()
@@ -57,56 +105,39 @@ def from_config(
     "explicit_weight_decay": None,
     "l2_decay_factor": None,
     "max_grad_norm": optimizer.grad_clip_norm,
-    "label_smoothing": config.loss.label_smoothing or None,
+  }
+
+
+def _lengths(
+  optimizer, steps: tuple[int, int], *, steps_per_epoch: int
+) -> dict[str, Any]:
+  """Returns lengths in steps and in epochs, and the rates over them."""
+  total, frozen = steps
+  rate, backbone_rate = (
+    optimizer.learning_rate,
+    optimizer.backbone_learning_rate,
+  )
+  factors = ["constant"]
+  factors += ["linear_warmup"] * bool(optimizer.warmup_steps)
+  factors += ["cosine_decay"] * (optimizer.schedule == "cosine")
+  return {
+    "steps_per_epoch": steps_per_epoch,
     "num_training_epochs": total / steps_per_epoch,
     "num_training_steps": total,
-    "steps_per_epoch": steps_per_epoch,
-    "batch_size": config.batch_size,
-    "eval_batch_size": config.eval.batch_size,
-    "knn_eval_batch_size": config.eval.batch_size,
-    "disabled_separate_knns": "train_knn,test_knn",
-    "disabled_merged_knns": "train_knn,test_knn",
-    "rng_seed": config.seed,
-    "loss": _loss_values(config.loss),
+    "frozen_epochs": frozen / steps_per_epoch,
+    "backbone_learning_rate_multiplier": backbone_rate / rate if rate else 0.0,
     "lr_configs": {
       "learning_rate_schedule": "compound",
-      "factors": "constant",
-      "base_learning_rate": optimizer.learning_rate,
+      "factors": "*".join(factors),
+      "base_learning_rate": rate,
+      "warmup_steps": optimizer.warmup_steps,
+      "steps_per_cycle": total,
       "backbone": {
-        "base_learning_rate": optimizer.backbone_learning_rate,
+        "base_learning_rate": backbone_rate,
         # Theirs are frozen while at most so many updates were before.
         "frozen_steps": frozen - 1,
       },
     },
-    "frozen_epochs": frozen / steps_per_epoch,
-    "backbone_learning_rate_multiplier": (
-      optimizer.backbone_learning_rate / optimizer.learning_rate
-      if optimizer.learning_rate
-      else 0.0
-    ),
-    "params_early_train": list(names.EARLY_PARAMS),
-    "do_knn": True,
-    "embedd_to_eval": "universal_student_embedd,teacher_embedd",
-    "universal_embedding_is": "universal_student_embedd",
-    "do_final_testing": True,
-    "save_descriptors": False,
-    "extract_only_descrs": False,
-    "save_neighbors": False,
-    "descr_save_path": None,
-    "write_summary": True,
-    "checkpoint": True,
-    "only_best_checkpoint": True,
-    "max_to_keep": 1000,
-    "debug_train": False,
-    "debug_eval": False,
-    "count_flops": False,
-    "project_feats_knn": True,
-    "log_domain_acc": True,
-    "log_csv": False,
-    "top_k": 5,
-    "eval_dataset_dir": _below(config.data_dir, "tfds"),
-    "train_dataset_dir": _below(config.data_dir, "tfds"),
-    "info_files_dir": _below(config.data_dir, "info_files"),
   }
 
 

@@ -1,7 +1,8 @@
 """The official config as ours.
 
 Sources: nikosips/UDON, udon_configs/config_train_vit.py, utils.py,
-udon_model.py; nikosips/Universal-Image-Embeddings, configs/.
+udon_model.py; nikosips/Universal-Image-Embeddings, configs/;
+google-research/scenic, lr_schedules.py.
 """
 
 from collections.abc import Mapping
@@ -205,6 +206,11 @@ def _set_optimizer(optimizer, get) -> None:
     optimizer[ours] = get(
       f"optimizer_configs.{theirs}", float, otherwise=optimizer[ours]
     )
+  factors = get("lr_configs.factors", str, otherwise="constant")
+  if "cosine_decay" in factors:
+    optimizer.schedule = "cosine"
+  if "linear_warmup" in factors:
+    optimizer.warmup_steps = get("lr_configs.warmup_steps", int, otherwise=0)
   optimizer.grad_clip_norm = get("max_grad_norm", float, otherwise=None)
 
 
