@@ -15,6 +15,7 @@ takes a few steps of a tiny model on the synthetic data, in a minute. Variants
 follow the colon, with commas between them (`:official,mlp`):
 
   official   trains as the official code does, step by step
+  clip       CLIP's ViT-B/16; give --config.pretrained=clip:FILE
   mlp        projections with a hidden layer
   smoke      a tiny run on the synthetic data
 """

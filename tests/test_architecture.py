@@ -41,6 +41,7 @@ LEVELS = (
     "reporting",
     "logs",
     "build",
+    "semantics",
     "checks",
     "stopping",
     "workdirs",

@@ -16,6 +16,7 @@ from udon_jax import (
   domains,
   errors,
   reporting,
+  semantics,
   variants,
 )
 
@@ -77,7 +78,7 @@ def test_values_fit_each_other(name):
   checks.check(config)
   build.hyper(config)
   sizes = [domains.UNED[d].num_examples["train"] for d in config.domains]
-  steps, frozen = build.num_steps(config, sizes)
+  steps, frozen = semantics.num_steps(config, sizes)
   assert 0 <= frozen < steps
   build.optimizer(config, steps, frozen_steps=frozen)
   model = build.model(config, len(sizes))
@@ -130,6 +131,7 @@ def test_the_official_variant_sets_what_differs_officially():
   changes = differing("official")
   assert changes == {
     "semantics": "official",
+    "data.round_pixels": False,
     "domains": official.DOMAINS,
     "eval_every": 2_831_222 // 128,  # an epoch
   }
@@ -144,11 +146,19 @@ def test_the_mlp_variant_sets_hidden_layers():
   assert differing("official,mlp") == differing("official") | differing("mlp")
 
 
+def test_the_clip_variant_is_clip():
+  config = ALL["uned_vitb16:clip"]
+  assert differing("clip") == {"model.name": "clip_b16"}
+  model = build.model(config, 8)
+  assert model.pixel_mean[0] == 0.48145466
+  assert model.backbone.arch.activation == "quick_gelu"
+
+
 def test_the_official_run_is_frozen_a_step_longer():
   config = ALL["uned_vitb16:official"]
   uned = [domains.UNED[d].num_examples["train"] for d in config.domains]
-  assert build.num_steps(config, uned) == (221_180, 44_237)
-  resolved = build.resolve(config, num_devices=8, num_examples=uned)
+  assert semantics.num_steps(config, uned) == (221_180, 44_237)
+  resolved = semantics.resolve(config, num_devices=8, num_examples=uned)
   assert resolved.loss.relation_blocks == 8
   assert resolved.sampler.rounding == "last"
   assert resolved.sampler.flush_every == 2_211
@@ -158,7 +168,7 @@ def test_the_official_run_is_frozen_a_step_longer():
 def test_the_papers_setting():
   config = ALL["uned_vitb16"]
   uned = [domains.UNED[d].num_examples["train"] for d in config.domains]
-  steps, frozen = build.num_steps(config, uned)
+  steps, frozen = semantics.num_steps(config, uned)
   assert (steps, frozen) == (221_180, 44_236)
   assert config.domains == domains.UNED_NAMES
   assert config.batch_size == 128
@@ -183,7 +193,7 @@ def test_the_papers_setting():
 
 def test_by_default_the_batch_is_one_block_and_fractions_decide():
   """Of as many devices as there are."""
-  resolved = build.resolve(
+  resolved = semantics.resolve(
     ALL["uned_vitb16"], num_devices=8, num_examples=[1000] * 8
   )
   assert resolved.is_locked
@@ -197,7 +207,7 @@ def test_by_default_the_batch_is_one_block_and_fractions_decide():
 def test_an_official_run_that_reads_no_losses_forgets_none(strategy):
   config = ALL["uned_vitb16:official"].copy_and_resolve_references()
   config.sampler.strategy = strategy
-  resolved = build.resolve(config, num_devices=8, num_examples=[1000] * 8)
+  resolved = semantics.resolve(config, num_devices=8, num_examples=[1000] * 8)
   assert resolved.sampler.flush_every is None
   checks.check(resolved)
 
@@ -217,7 +227,7 @@ def test_losses_are_forgotten_every_tenth_of_an_epoch(
 ):
   config = ALL["uned_vitb16:official"].copy_and_resolve_references()
   config.sampler.flush_every = explicit
-  resolved = build.resolve(
+  resolved = semantics.resolve(
     config, num_devices=1, num_examples=[num_examples - 2, 1, 1]
   )
   assert resolved.sampler.flush_every == expected
@@ -229,7 +239,7 @@ def test_losses_are_forgotten_every_tenth_of_an_epoch(
 def test_the_smaller_model_differs_in_the_model_alone(variant):
   base = ALL[f"uned_vitb16{variant}"].copy_and_resolve_references()
   small = ALL[f"uned_vits16{variant}"].copy_and_resolve_references()
-  if "smoke" not in variant:
+  if not {"smoke", "clip"} & set(variant.strip(":").split(",")):
     assert (base.model.name, small.model.name) == ("vit_b16", "vit_s16")
   small.model.name = base.model.name
   assert small.to_dict() == base.to_dict()

@@ -23,6 +23,7 @@ from udon_jax import (
   partitioning,
   prototypes,
   reporting,
+  semantics,
   structs,
   trainer,
   workdirs,
@@ -448,7 +449,7 @@ def test_the_frozen_backbone_sits_still_while_its_moments_move(compiled):
 )
 def test_the_backbone_sits_still_a_step_longer(frozen_steps, still):
   config = fakes.changed(**{**TINY, "frozen_steps": frozen_steps})
-  assert build.num_steps(config, [64] * 3) == (LAST, still)
+  assert semantics.num_steps(config, [64] * 3) == (LAST, still)
 
 
 def test_other_devices_must_say_how_many_they_stand_for(monkeypatch):

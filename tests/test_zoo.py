@@ -45,6 +45,8 @@ MISTAKES = {
     ("--workdir=FOLDER/run", "--image_size=32"),
     "--image_size does not go with --workdir",
   ),
+  "heads that are told": ((SPEC, DATA, "--num_heads=4"), "--num_heads=4 does"),
+  "other data": ((SPEC, DATA, "--data_check=uned"), "cars"),
   "output is a folder": ((SPEC, DATA, "--output=FOLDER/run"), "is taken"),
 }
 
@@ -53,7 +55,9 @@ MISTAKES = {
 def folder(tmp_path_factory):
   """A run, its results, and its backbone as an AugReg file."""
   path = tmp_path_factory.mktemp("zoo")
-  small_run.must_succeed(small_run.COMMANDS, path)
+  commands = dict(small_run.COMMANDS)
+  commands["train"] += ("--config.data.round_pixels=False",)
+  small_run.must_succeed(commands, path)
   backbone = trained.load(path / "run").params["backbone"]
   arrays = {}
   for name, value in traverse_util.flatten_dict(backbone, sep="/").items():

@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
   # relations within each device's part of the batch (loss.relation_blocks); a
   # backbone that sits still for one step more than is said, at rate 0 while
   # its gradient is computed and AdamW's moments and count go on; schedules of
-  # the whole run, and the window of losses that weighs them (sampler).
+  # the whole run, and the window of losses that weighs them (sampler). For its
+  # pixels see data.round_pixels.
   c.semantics = DEFAULT
   # Seed of parameters, order, augmentation, sampler and stochastic depth.
   c.seed = 0

@@ -26,6 +26,7 @@ from udon_jax import (
   zoo,
 )
 from udon_jax.data import layout
+from udon_jax.models import architecture
 from udon_jax.retrieval import blocks, table
 
 logger = logging.getLogger("udon_jax.evaluate")
@@ -69,6 +70,18 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", None, "Images that it embeds at a time.", lower_bound=1
 )
+_ACTIVATION = flags.DEFINE_enum(
+  "activation",
+  None,
+  architecture.ACTIVATIONS,
+  "Of that backbone, where its file does not tell it.",
+)
+_NUM_HEADS = flags.DEFINE_integer(
+  "num_heads", None, "Likewise, attention heads.", lower_bound=1
+)
+_DATA_CHECK = flags.DEFINE_enum(
+  "data_check", None, ["uned"], "Makes other counts than UnED's an error."
+)
 _DESCRIPTORS = flags.DEFINE_string(
   "descriptors",
   None,
@@ -88,8 +101,11 @@ _BLOCK_MB = flags.DEFINE_integer(
 )
 # What is tested, and the flags that go with it.
 _SUBJECTS = {
-  "workdir": (_WORKDIR, _STEP, _DATA),
-  "pretrained": (_PRETRAINED, _IMAGE_SIZE, _BATCH_SIZE, _DATA, _DOMAINS),
+  "workdir": (_WORKDIR, _STEP, _DATA, _DATA_CHECK),
+  "pretrained": (
+    *(_PRETRAINED, _IMAGE_SIZE, _BATCH_SIZE, _ACTIVATION, _NUM_HEADS),
+    *(_DATA, _DATA_CHECK, _DOMAINS),
+  ),
   "descriptors": (_DESCRIPTORS, _DOMAINS, _NORMALIZE, _BLOCK_MB),
 }
 
@@ -151,8 +167,6 @@ def _test_pretrained() -> _Outcome:
   output = epath.Path(
     _OUTPUT.value or path.parent / f"{path.name}.results.json"
   )
-  if output.is_dir():
-    raise errors.UserError(f"--output={output} is taken; name a file to write")
   found = zoo.load(
     spec,
     data_dir=_DATA.value,
@@ -161,11 +175,14 @@ def _test_pretrained() -> _Outcome:
     splits=_SPLITS.value,
     image_size=_IMAGE_SIZE.value,
     batch_size=_BATCH_SIZE.value,
+    untold={
+      flag.name: flag.value
+      for flag in (_ACTIVATION, _NUM_HEADS)
+      if flag.value is not None
+    },
   )
-  reporting.make_folder(output.parent, key="--output")
-  tasks = found.load_tasks(
-    _SPLITS.value, data_dir=_DATA.value, info_files=_INFO_FILES.value
-  )
+  _check_output(output)
+  tasks = _load_tasks(found)
   with stopping.noted("stopped; no results were written"):
     results = scoring.evaluate_model(
       found,
@@ -194,9 +211,7 @@ def _test_workdir() -> _Outcome:
     found.step,
     partitioning.describe_mesh(found.mesh),
   )
-  tasks = found.load_tasks(
-    _SPLITS.value, data_dir=_DATA.value, info_files=_INFO_FILES.value
-  )
+  tasks = _load_tasks(found)
   results = scoring.evaluate_model(
     found,
     tasks,
@@ -210,6 +225,16 @@ def _test_workdir() -> _Outcome:
     "the mean of these rounded values; the file has all digits"
   )
   return results, output, table.round_as_official(results)
+
+
+def _load_tasks(found: trained.Trained) -> trained.Tasks:
+  """Returns the retrieval tasks of a model."""
+  return found.load_tasks(
+    _SPLITS.value,
+    data_dir=_DATA.value,
+    info_files=_INFO_FILES.value,
+    data_check=_DATA_CHECK.value,
+  )
 
 
 def _check_output(output: epath.Path) -> None:

@@ -5,7 +5,14 @@ from typing import Any
 from flax import traverse_util
 import jax
 
-from udon_jax import build, errors, partitioning, restoring, train_step
+from udon_jax import (
+  build,
+  errors,
+  partitioning,
+  restoring,
+  semantics,
+  train_step,
+)
 from udon_jax.checkpointing import saved_state
 from udon_jax.models import architecture
 from udon_jax.pretrained import official
@@ -35,7 +42,7 @@ def to_config(saved: restoring.Saved, *, key: str) -> dict[str, Any]:
     config,
     arch=arch,
     family=family,
-    steps=build.num_steps(config, num_examples),
+    steps=semantics.num_steps(config, num_examples),
     steps_per_epoch=max(1, sum(num_examples) // config.batch_size),
   )
 

@@ -9,7 +9,14 @@ from etils import epath
 import jax
 import ml_collections
 
-from udon_jax import build, checkpointing, checks, structs, train_state
+from udon_jax import (
+  build,
+  checkpointing,
+  checks,
+  semantics,
+  structs,
+  train_state,
+)
 from udon_jax import run as runs
 
 
@@ -76,7 +83,9 @@ def _anywhere(
   config: ml_collections.ConfigDict, meta: checkpointing.Meta
 ) -> ml_collections.ConfigDict:
   """Returns a config whose state is the same, but that fits any devices."""
-  total, _ = build.num_steps(config, [d["num_examples"] for d in meta.domains])
+  total, _ = semantics.num_steps(
+    config, [d["num_examples"] for d in meta.domains]
+  )
   config = config.copy_and_resolve_references().unlock()
   config.num_train_steps, config.num_epochs = total, None
   config.frozen_steps = config.frozen_epochs = None

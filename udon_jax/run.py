@@ -23,6 +23,7 @@ from udon_jax import (
   partitioning,
   prototypes,
   sampling,
+  semantics,
   structs,
   train_state,
   train_step,
@@ -101,7 +102,7 @@ class _Parts:
       self.optimizer,
       prototype_step=self.prototype_step,
       config=step_config,
-      frozen=frozen and not build.is_official(self.config),
+      frozen=frozen and not semantics.is_official(self.config),
     )
 
   def compile_steps(self, places: State) -> tuple[StepFn, StepFn]:
@@ -115,7 +116,7 @@ class _Parts:
       return jax.jit(step, donate_argnums=0, out_shardings=places)
 
     full = compiled(self.make_step(False))
-    if build.is_official(self.config):
+    if semantics.is_official(self.config):
       return full, full
     return full, compiled(self.make_step(True))
 
@@ -141,14 +142,14 @@ def set_up(
   mesh = build.mesh(config)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
-  config = build.resolve(
+  config = semantics.resolve(
     config, num_devices=mesh.size, num_examples=num_examples
   )
-  num_steps, frozen_steps = build.num_steps(config, num_examples)
+  num_steps, frozen_steps = semantics.num_steps(config, num_examples)
   profiling.check(config.profile_steps, num_steps=num_steps)
   model = build.model(config, len(sources))
   optimizer = build.optimizer(config, num_steps, frozen_steps=frozen_steps)
-  policy = build.policy(config, num_steps, num_examples)
+  policy = semantics.policy(config, num_steps, num_examples)
   layout = prototypes.make_layout(
     [source.name for source in sources],
     [source.num_classes for source in sources],

@@ -93,10 +93,16 @@ def make_smoke(config: Config) -> None:
 def make_official(config: Config) -> None:
   """Makes the official run: its semantics, order of domains and validations."""
   config.semantics = default_config.OFFICIAL
+  config.data.round_pixels = False
   config.domains = OFFICIAL_DOMAINS
   # Once an epoch, which saves the best: steps of an epoch of UnED in batches of
   # 128; with other data or batches, set it to theirs.
   config.eval_every = 22_118
+
+
+def make_clip(config: Config) -> None:
+  """Starts from CLIP's ViT-B/16, with the statistics of its images."""
+  config.model.name = "clip_b16"
 
 
 def make_mlp(config: Config) -> None:
@@ -111,5 +117,6 @@ def make_mlp(config: Config) -> None:
 UNED: Variants = {
   "smoke": make_smoke,
   "official": make_official,
+  "clip": make_clip,
   "mlp": make_mlp,
 }

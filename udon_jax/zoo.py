@@ -5,8 +5,10 @@ class token, as in the first rows of the papers' tables (UnED, ICCV 2023,
 table 3; UDON, NeurIPS 2024, table 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import logging
+from typing import Any
 
 from etils import epath
 import ml_collections
@@ -28,6 +30,7 @@ def load(
   splits: Sequence[str],
   image_size: int | None,
   batch_size: int | None,
+  untold: Mapping[str, Any],
 ) -> trained.Trained:
   """Returns a backbone, to be tested on the domains of a data directory.
 
@@ -39,11 +42,13 @@ def load(
     splits: of "val" and "test", which these domains must have.
     image_size: side of the images; what the file was made for if None.
     batch_size: images embedded at a time; the default of configs if None.
+    untold: fields of the architecture that the file does not tell, where they
+      are not as guessed.
 
   Raises:
     UserError: the file or the data cannot be used.
   """
-  found = kinds.open_weights(spec, key="--pretrained")
+  found = _tell(kinds.open_weights(spec, key="--pretrained"), untold)
   config = _config(found, image_size=image_size, batch_size=batch_size)
   place = layout.find(data_dir, info_files=info_files, key="--data")
   config.domains = tuple(domain_names or _find_domains(place, splits))
@@ -58,6 +63,23 @@ def load(
   return trained.Trained(config, 0, mesh, model, params)
 
 
+def _tell(found: weights.Weights, untold: Mapping[str, Any]) -> weights.Weights:
+  """Returns a file of which more is told."""
+  for field in untold:
+    if field not in found.untold:
+      raise errors.UserError(
+        f"--{field}={untold[field]} does not go with {found.arrays.path}, "
+        "which tells it by itself; leave it out"
+      )
+  arch = dataclasses.replace(found.architecture, **untold)
+  if arch.width % arch.num_heads:
+    raise errors.UserError(
+      f"--num_heads={arch.num_heads} does not divide the width {arch.width} of "
+      f"{found.arrays.path}; choose a divisor"
+    )
+  return dataclasses.replace(found, architecture=arch)
+
+
 def _config(
   found: weights.Weights, *, image_size: int | None, batch_size: int | None
 ) -> ml_collections.ConfigDict:
@@ -68,6 +90,7 @@ def _config(
   config.model.student_dim = 0
   config.model.pixel_mean = tuple(found.pixel_mean)
   config.model.pixel_std = tuple(found.pixel_std)
+  config.data.round_pixels = False  # as where the published numbers are from
   size = image_size or found.image_size
   patch = found.architecture.patch_size
   if size < patch or size % patch:

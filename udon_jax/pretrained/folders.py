@@ -83,6 +83,24 @@ class Folder:
         raise self.error(f"lacks {part}, which {_INDEX} names; download it too")
     return [self.path / part for part in parts]
 
+  def _image_settings(self) -> dict[str, Any]:
+    """Returns what the folder says of the images; {} if nothing."""
+    if (self.path / "preprocessor_config.json").exists():
+      return self.read_json("preprocessor_config.json")
+    if (self.path / "processor_config.json").exists():
+      whole = self.read_json("processor_config.json")
+      inner = whole.get("image_processor")
+      return inner if isinstance(inner, dict) else {}
+    return {}
+
+  def image_size(self) -> int | None:
+    """Returns the side of the images that the model is used with, if told."""
+    settings = self._image_settings()
+    found = settings.get("crop_size") or settings.get("size")
+    if isinstance(found, dict):
+      found = found.get("height", found.get("shortest_edge"))
+    return found if type(found) is int and found > 0 else None
+
   def pixels(
     self, family: architecture.Family
   ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -94,13 +112,7 @@ class Folder:
     Raises:
       UserError: the folder's are no numbers.
     """
-    settings: dict[str, Any] = {}
-    if (self.path / "preprocessor_config.json").exists():
-      settings = self.read_json("preprocessor_config.json")
-    elif (self.path / "processor_config.json").exists():
-      whole = self.read_json("processor_config.json")
-      inner = whole.get("image_processor")
-      settings = inner if isinstance(inner, dict) else {}
+    settings = self._image_settings()
     if settings.get("do_normalize") is False:
       return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     result = []

@@ -116,7 +116,7 @@ def open_weights(path: epath.PathLike, *, key: str) -> weights.Weights:
     family=family,
     architecture=arch,
     untold=(),
-    image_size=_image_size(found, leaves, arch),
+    image_size=_image_size(found, leaves, arch, folder),
     leaves=leaves,
     left=_LEFT,
     # DINOv2 with registers alone antialiases.
@@ -184,12 +184,19 @@ def _image_size(
   found: arrays.Arrays,
   leaves: dict[str, weights.Leaf],
   arch: architecture.Architecture,
+  folder: folders.Folder,
 ) -> int:
-  """Returns the side of the images that the positions are for."""
+  """Returns the side of the images that the model is used with.
+
+  DINOv2 has positions for 518 pixels and is used with 224.
+  """
   (name,) = leaves[weights.POSITIONS].names
   shape = found.shape(name)
   if len(shape) < 2:
     raise found.error(f"has {name} {shape}, no positions")
+  told = folder.image_size()
+  if told is not None and told % arch.patch_size == 0:
+    return told
   return math.isqrt(max(shape[-2] - 1, 0)) * arch.patch_size
 
 

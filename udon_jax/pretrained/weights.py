@@ -55,7 +55,7 @@ class Weights:
     family: of `architecture.FAMILIES`.
     architecture: of the backbone.
     untold: fields of the architecture that the file cannot tell, guessed.
-    image_size: side of the images that its positions are for.
+    image_size: side of the images that it is meant for.
     leaves: by the path of our parameter in the backbone.
     left: why arrays are left where they are, by a pattern of their whole name.
     resize: how the grid of positions changes for other image sizes.

@@ -69,8 +69,8 @@ def to_config(checkpoint: checkpoints.Checkpoint) -> ml_collections.ConfigDict:
   config.batch_size = get("batch_size", int, otherwise=config.batch_size)
   config.data.crop_size = checkpoint.image_size
   config.data.resize_size = round(checkpoint.image_size * _RESIZE)
-  if "round_pixels" in config.data:
-    config.data.round_pixels = False
+  config.data.round_pixels = False
+  config.semantics = default_config.OFFICIAL
   _set_lengths(config, get)
   _set_model(config.model, checkpoint)
   _set_loss(config.loss, get)
@@ -101,12 +101,8 @@ def _set_lengths(config, get) -> None:
     frozen_epochs = get("frozen_epochs", float, otherwise=0.0)
     # -1 stands for all of them.
     config.frozen_epochs = epochs if frozen_epochs < 0 else frozen_epochs
-  elif "semantics" in config:
+  else:
     config.frozen_steps = max(0, int(frozen))
-  else:  # theirs are frozen while at most so many updates were before
-    config.frozen_steps = max(0, int(frozen) + 1)
-  if "semantics" in config:
-    config.semantics = "official"
 
 
 def _set_model(model, checkpoint: checkpoints.Checkpoint) -> None:
