@@ -36,7 +36,7 @@ VALUES = {
   "data.num_threads=-2": "at least 0",
   "data.prefetch=0": "at least 1",
   "mesh.fsdp=0": "-1",
-  "model.name=vit_z16": "known: vit_",
+  "model.name=vit_z16": "known: <family>_",
   "model.dtype=float64": "known: float32",
   "model.student_dim=0": "at least 1",
   "model.teacher_dim=-8": "at least 1",
@@ -75,7 +75,7 @@ VALUES = {
   "pretrained=clip": "KIND:PATH",
   "pretrained=augreg:FOLDER/none.npz": "none.npz",
   "pretrained=augreg:FOLDER/torn.npz": "torn.npz",
-  "pretrained=augreg:FOLDER/sizes.npz": "config.model.name",
+  "pretrained=augreg:FOLDER/sizes.npz": "lacks",
 }
 # The rest: {case: (command line, words of the message)}; later flags count.
 CASES = {

@@ -130,6 +130,8 @@ def _describe(
     )
     _, mlp_dim = found.shape(f"{block}MlpBlock_3/Dense_0/kernel")
     _, tokens, _ = found.shape(weights.POSITIONS)
+  except errors.UserError:
+    raise
   except ValueError as error:
     raise found.error("has arrays of other ranks than an AugReg ViT") from error
   numbers = [
