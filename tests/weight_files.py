@@ -68,7 +68,7 @@ MISTAKES = {
   "augreg:FOLDER/weights/sizes.npz": "set --config.model.name=vit_8 --config.",
   "clip:FOLDER/weights/torn.npy": "ends early); give the whole file",
   "clip:FOLDER/weights/code.npy": ".mkdir', which could run code); give",
-  "clip:FOLDER/weights/torn.safetensors": "it is cut off at ",
+  "clip:FOLDER/weights/torn.safetensors": "cannot be read as safetensors",
   "clip:FOLDER/weights/whole.safetensors": "set --config.model.name=clip_8 --",
   "hf:FOLDER/empty": "has no readable config.json",
   "hf:FOLDER/weights/list": "has a config.json that is no config; download",

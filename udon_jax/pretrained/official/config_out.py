@@ -75,7 +75,7 @@ _ALWAYS: dict[str, Any] = {
   "descr_save_path": None,
   "write_summary": True,
   "checkpoint": True,
-  "only_best_checkpoint": True,
+  "only_best_checkpoint": False,  # what is written has its own number
   "max_to_keep": 1000,
   "debug_train": False,
   "debug_eval": False,
