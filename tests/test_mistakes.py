@@ -459,7 +459,7 @@ OFFICIAL = {
   "convert over a file": (
     (
       *("udon_jax.convert", "--workdir=FOLDER/run", "--to=augreg"),
-      "--output=FOLDER/sizes.npz",
+      "--output=FOLDER/weights/sizes.npz",
     ),
     ("sizes.npz exists", "--overwrite"),
   ),
