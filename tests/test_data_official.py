@@ -208,6 +208,15 @@ def test_info_files_may_lie_elsewhere(root, tmp_path, data_dir):
     load(root, info_files=tmp_path / "nowhere")
 
 
+def test_the_folder_of_records_may_have_any_name(root):
+  expected = load(root)[0]
+  shutil.move(root / "tfds", root / "made_in_2023")
+  sources, tasks = load(root / "made_in_2023")
+  for source, other in zip(sources, expected, strict=True):
+    assert source.fingerprint == other.fingerprint
+  assert len(tasks["test"]()) == 2
+
+
 def test_lists_elsewhere_are_named_in_the_cure(root, tmp_path):
   shutil.move(root / "info_files", tmp_path / "lists")
   shutil.rmtree(root / "tfds/cars/val")

@@ -24,6 +24,7 @@ from udon_jax import (
   run,
   structs,
 )
+from udon_jax.data import layout
 from udon_jax.pretrained import official
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Trained:
         run had it if both are None.
       data_check: "uned" where other counts than UnED's are an error.
     """
-    from udon_jax.data import dataset, layout
+    from udon_jax.data import dataset
 
     if self.official is not None:
       data_dir, info_files = _official_data(
@@ -218,8 +219,6 @@ def _official_data(
       "directory or its tfds/ folder, and --info_files if they lie elsewhere"
     )
   if info_files is None:
-    root = epath.Path(data_dir).expanduser()
-    root = root.parent if root.name == "tfds" else root
-    if not (root / "info_files").is_dir():
+    if not layout.find(data_dir, key="--data").info_files.is_dir():
       info_files = there("info_files_dir")
   return data_dir, info_files

@@ -20,10 +20,12 @@ class Layout:
 
   Attributes:
     root: the data directory itself.
+    tfds: folder of the records.
     info_files: folder of the info files.
   """
 
   root: epath.Path
+  tfds: epath.Path
   info_files: epath.Path
 
   @property
@@ -37,7 +39,7 @@ class Layout:
 
   def records(self, domain: str, split: str) -> epath.Path:
     """Returns the folder that holds the records of a split."""
-    return self.root / "tfds" / domain / split
+    return self.tfds / domain / split
 
   @property
   def prepare(self) -> str:
@@ -59,7 +61,7 @@ def find(
   """Returns the layout of a data directory.
 
   Args:
-    data_dir: the data directory, or its `tfds/` folder.
+    data_dir: the data directory, or its folder of records, by any name.
     info_files: folder of the info files, where it lies elsewhere.
     key: what the user set `data_dir` with, for the message.
     info_files_key: likewise, `info_files`.
@@ -79,11 +81,17 @@ def find(
       f" set there: `python -m udon_jax.data.synthetic --output={data_dir}`,"
       f" then `python -m udon_jax.data.prepare --data_dir={data_dir}`"
     )
-  if root.name == "tfds" and not (root / "tfds").exists():
-    root = root.parent
+  tfds = root / "tfds"
+  if not tfds.exists() and (root.name == "tfds" or _holds_records(root)):
+    root, tfds = root.parent, root
   if info_files is None:
-    return Layout(root, root / "info_files")
-  return Layout(root, find_info_files(info_files, key=info_files_key))
+    return Layout(root, tfds, root / "info_files")
+  return Layout(root, tfds, find_info_files(info_files, key=info_files_key))
+
+
+def _holds_records(folder: epath.Path) -> bool:
+  """Tells whether <domain>/<split>/ of a folder hold records."""
+  return any(True for _ in folder.glob("*/*/*.tfrecord*"))
 
 
 def find_info_files(
