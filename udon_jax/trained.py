@@ -218,7 +218,7 @@ def _official_data(
       f"{config.get('eval_dataset_dir')!r}, which is not here; give the data "
       "directory or its tfds/ folder, and --info_files if they lie elsewhere"
     )
-  if info_files is None:
-    if not layout.find(data_dir, key="--data").info_files.is_dir():
-      info_files = there("info_files_dir")
+  place = layout.find(data_dir, info_files=info_files, key="--data")
+  if info_files is None and not place.info_files.is_dir():
+    info_files = there("info_files_dir")
   return data_dir, info_files
