@@ -81,9 +81,12 @@ class File:
       )
       for start, num in stored.pieces
     ]
-    if len(parts) == 1:
-      return parts[0].reshape(stored.shape).copy()
-    return np.concatenate(parts).reshape(stored.shape)
+    value = parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
+    del parts
+    if hasattr(mmap, "MADV_DONTNEED") and isinstance(self.buffer, mmap.mmap):
+      # Pages that stay mapped would count as memory of this process.
+      self.buffer.madvise(mmap.MADV_DONTNEED)
+    return value.reshape(stored.shape)
 
 
 def read(path: epath.PathLike, *, key: str) -> File:
