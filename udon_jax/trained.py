@@ -204,6 +204,7 @@ def _official_data(
   Raises:
     UserError: neither is there.
   """
+  from udon_jax.data import layout
 
   def there(key):
     path = config.get(key)
@@ -218,8 +219,7 @@ def _official_data(
       "directory or its tfds/ folder, and --info_files if they lie elsewhere"
     )
   if info_files is None:
-    root = epath.Path(data_dir).expanduser()
-    root = root.parent if root.name == "tfds" else root
-    if not (root / "info_files").is_dir():
+    place = layout.find(data_dir, key="--data")
+    if not place.info_files.is_dir():
       info_files = there("info_files_dir")
   return data_dir, info_files

@@ -125,8 +125,10 @@ def _find_domains(
   if not found:
     raise errors.UserError(
       f"--data={place.root} holds no domain with the splits "
-      f"{', '.join(splits)}; its tfds/ needs <domain>/<split>/"
-      f"{records.file_name('<domain>', '<split>')}"
+      f"{', '.join(splits)}: <domain>/<split>/"
+      f"{records.file_name('<domain>', '<split>')} must be below {place.tfds} "
+      f"and <domain>/<split>.json below {place.info_files}; correct --data, or "
+      "name the folder of the lists by --info_files"
     )
   return found
 

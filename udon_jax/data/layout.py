@@ -13,6 +13,8 @@ from etils import epath
 
 from udon_jax import errors
 
+_TFDS = "tfds"
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -20,10 +22,12 @@ class Layout:
 
   Attributes:
     root: the data directory itself.
+    tfds: folder of the records.
     info_files: folder of the info files.
   """
 
   root: epath.Path
+  tfds: epath.Path
   info_files: epath.Path
 
   @property
@@ -37,15 +41,17 @@ class Layout:
 
   def records(self, domain: str, split: str) -> epath.Path:
     """Returns the folder that holds the records of a split."""
-    return self.root / "tfds" / domain / split
+    return self.tfds / domain / split
 
   @property
   def prepare(self) -> str:
     """Returns the command that makes the records."""
     elsewhere = self.info_files != self.root / "info_files"
     info_files = f" --info_files={self.info_files}" if elsewhere else ""
+    renamed = self.tfds != self.root / _TFDS
+    data_dir = self.tfds if renamed else self.root
     return (
-      f"`python -m udon_jax.data.prepare --data_dir={self.root}{info_files}`"
+      f"`python -m udon_jax.data.prepare --data_dir={data_dir}{info_files}`"
     )
 
 
@@ -59,7 +65,8 @@ def find(
   """Returns the layout of a data directory.
 
   Args:
-    data_dir: the data directory, or its `tfds/` folder.
+    data_dir: the data directory, or its `tfds/` folder, under any name if it
+      holds records.
     info_files: folder of the info files, where it lies elsewhere.
     key: what the user set `data_dir` with, for the message.
     info_files_key: likewise, `info_files`.
@@ -79,11 +86,17 @@ def find(
       f" set there: `python -m udon_jax.data.synthetic --output={data_dir}`,"
       f" then `python -m udon_jax.data.prepare --data_dir={data_dir}`"
     )
-  if root.name == "tfds" and not (root / "tfds").exists():
-    root = root.parent
+  tfds = root / _TFDS
+  if not tfds.exists() and (root.name == _TFDS or _holds_records(root)):
+    root, tfds = root.parent, root
   if info_files is None:
-    return Layout(root, root / "info_files")
-  return Layout(root, find_info_files(info_files, key=info_files_key))
+    return Layout(root, tfds, root / "info_files")
+  return Layout(root, tfds, find_info_files(info_files, key=info_files_key))
+
+
+def _holds_records(folder: epath.Path) -> bool:
+  """Whether <domain>/<split>/ of a folder hold records."""
+  return next(iter(folder.glob("*/*/*.tfrecord*")), None) is not None
 
 
 def find_info_files(
