@@ -176,6 +176,36 @@ def test_the_embedder_asks_a_teacher_by_its_name(tmp_path):
   assert model.step == 7
 
 
+def test_the_log_leaves_only_classifiers_in_the_file(tmp_path, caplog):
+  udon(tmp_path)
+  with caplog.at_level("INFO", "udon_jax"):
+    embedder.load(tmp_path)
+  (line,) = [m for m in caplog.messages if "parameters from" in m]
+  assert "output_projection_0/kernel" in line
+  assert "(classifiers)" in line
+  # The projections are part of what was loaded.
+  assert "Dense" not in line
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    ({"dataset_name": "cars,../../met,sop"}, "dataset_name: '../../met'"),
+    ({"top_k": 0}, "read as a config of ours: config.eval.metrics"),
+  ],
+)
+def test_a_value_that_cannot_be_ours_is_named_with_its_file(
+  tmp_path, changes, told
+):
+  udon(tmp_path)
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  with pytest.raises(errors.UserError) as caught:
+    embedder.load(tmp_path)
+  assert str(path) in str(caught.value)
+  assert told in str(caught.value)
+
+
 def test_an_embedding_that_a_model_lacks_is_named(tmp_path):
   params = runs.draw(runs.vit_shapes() | runs.uned_shapes(dim=0))
   config = runs.make_config(udon=False)

@@ -48,6 +48,8 @@ def load(
   Raises:
     UserError: the file or the data cannot be used.
   """
+  for name in domain_names or ():
+    domains.get_domain(name, key="--domains")
   found = _tell(kinds.open_weights(spec, key="--pretrained"), untold)
   config = _config(found, image_size=image_size, batch_size=batch_size)
   place = layout.find(data_dir, info_files=info_files, key="--data")
