@@ -164,6 +164,14 @@ def test_folders_are_told_from_ours(tmp_path):
   assert not reader.is_official(tmp_path)
 
 
+def test_a_path_may_start_at_home(tmp_path, monkeypatch):
+  udon(tmp_path / "old")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert embedder.load("~/old").step == 7
+  new = start(set_up("1x1"), tmp_path / "new", resume_from="~/old")
+  assert int(new.step) == 7
+
+
 def test_the_embedder_asks_a_teacher_by_its_name(tmp_path):
   state = udon(tmp_path)
   image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

@@ -148,6 +148,7 @@ def load(
     UserError: there is no such checkpoint, or the devices do not share the
       batch evenly.
   """
+  workdir = epath.Path(workdir).expanduser()
   if official.is_official(workdir):
     return _load_official(
       workdir, step, batch_size=batch_size, batch_size_key=batch_size_key
