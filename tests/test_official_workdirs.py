@@ -505,9 +505,11 @@ def test_what_a_run_does_not_have_stays_new_and_is_listed(tmp_path, caplog):
       np.testing.assert_array_equal(
         row, flat[f"teacher_projection_domain_{number}/Dense_0/{leaf}"]
       )
-  assert "new: cars (student prototypes, teacher prototypes), sop (" in (
-    caplog.text
-  )
+  tables = "student prototypes, {}teacher prototypes"
+  all_parts = tables.format("teacher, ")
+  assert f"student; cars (teacher); met ({all_parts}); new: " in caplog.text
+  lacking = tables.format("")
+  assert f"new: cars ({lacking}); sop ({all_parts})" in caplog.text
 
 
 def test_pretrained_of_uned_gives_student_and_its_prototypes(tmp_path):
