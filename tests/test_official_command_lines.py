@@ -167,7 +167,7 @@ def test_extraction_asks_the_teacher_by_its_name(folder, answers):
 
 def test_training_goes_on_and_comes_back(folder, answers):
   assert "starting from step 6 of" in answers["resume"].errors
-  assert "besides the backbone: student, cars (" in answers["pretrained"].errors
+  assert "besides the backbone: student; " in answers["pretrained"].errors
   results = read(folder / "converted/results.json")
   ours = read(folder / "resumed/results.json")
   for name, kinds in ours.items():
