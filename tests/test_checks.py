@@ -95,3 +95,21 @@ def test_what_can_be_passes(changes):
 def test_what_cannot_be_is_named(changes, words):
   with pytest.raises(errors.UserError, match=words):
     checks.check(fakes.changed(**changes))
+
+
+def test_none_is_a_value_where_it_is_the_default_alone():
+  keys = [*leaves(default_config.get_config())]
+  for key in keys:
+    config = default_config.get_config()
+    *groups, name = key.split(".")
+    group = config
+    for part in groups:
+      group = group[part]
+    default = group[name]
+    with group.unlocked():
+      group[name] = None
+    if default is None:
+      checks.check(config)
+    else:
+      with pytest.raises(errors.UserError, match=f"config.{key}=None"):
+        checks.check(config)

@@ -17,6 +17,7 @@ from tests.test_checkpointing import (
   set_up,
 )
 from udon_jax import (
+  build,
   conversion,
   errors,
   prototypes,
@@ -287,6 +288,28 @@ def test_the_config_has_what_the_official_code_reads(theirs, key):
   value = json.loads((theirs / "config.json").read_text())
   for part in key.split("."):
     value = value[part]
+
+
+@pytest.mark.parametrize(
+  ("data_dir", "info_files_dir", "expected"),
+  [
+    ("d", None, ("d/tfds", "d/info_files")),
+    ("d/tfds/", None, ("d/tfds", "d/info_files")),
+    ("d/tfds", "lists", ("d/tfds", "lists")),
+  ],
+)
+def test_the_config_says_where_the_data_lay(data_dir, info_files_dir, expected):
+  config = fakes.changed(data_dir=data_dir, info_files_dir=info_files_dir)
+  written = reader.from_config(
+    config,
+    arch=build.arch(config),
+    family="vit",
+    steps=(4, 2),
+    steps_per_epoch=2,
+  )
+  records, lists = expected
+  assert written["eval_dataset_dir"] == written["train_dataset_dir"] == records
+  assert written["info_files_dir"] == lists
 
 
 def test_ours_to_augreg_to_ours(ours, tmp_path):

@@ -303,3 +303,19 @@ def test_prepare_takes_lists_from_elsewhere(tmp_path):
   )
   files, images = splits.open_eval(place, "cars", "val")
   assert [examples.key(files.read(i)) for i in range(4)] == images.paths
+
+
+@pytest.mark.parametrize("name", ["tfds", "records_of_uned"])
+def test_records_are_found_in_a_folder_of_any_name(tmp_path, name):
+  data_files.add_split(tmp_path, "cars", "val", 4)
+  data_files.prepare(tmp_path)
+  (tmp_path / "tfds").rename(tmp_path / name)
+  place = layout.find(tmp_path / name)
+  assert place.root == tmp_path
+  assert place.info_files == tmp_path / "info_files"
+  files, images = splits.open_eval(place, "cars", "val")
+  assert [examples.key(files.read(i)) for i in range(4)] == images.paths
+  # The command that messages name leads to the same folder.
+  named = tmp_path if name == "tfds" else tmp_path / name
+  assert f"--data_dir={named}`" in place.prepare
+  assert layout.find(named).tfds == place.tfds

@@ -44,7 +44,11 @@ def shown():
   """Returns {command: its answer}, of all that only show something."""
   cases = {module: (module, "--help") for module in HELPFUL}
   config = (small_run.MAIN, small_run.QUICKSTART, "--print_config")
-  return command_lines.run_all(cases | {"config": config})
+  none = (
+    *(small_run.MAIN, small_run.QUICKSTART, "--print_config"),
+    *("--config.num_train_steps=None", "--config.num_epochs=2"),
+  )
+  return command_lines.run_all(cases | {"config": config, "none": none})
 
 
 def read(path):
@@ -160,6 +164,13 @@ def test_a_report_that_fails_leaves_the_training_done(without_report, case):
   assert "the run is done" in errors
   for words in NO_REPORT[case][1]:
     assert words in errors
+
+
+def test_a_key_can_be_set_to_none(shown):
+  """As messages ask for: a length is in steps or epochs, the other None."""
+  assert shown["none"].code == 0
+  assert "num_train_steps: null" in shown["none"].output
+  assert "num_epochs: 2.0" in shown["none"].output
 
 
 def test_the_config_can_be_shown(shown):

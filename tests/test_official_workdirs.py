@@ -164,6 +164,14 @@ def test_folders_are_told_from_ours(tmp_path):
   assert not reader.is_official(tmp_path)
 
 
+def test_a_path_may_start_at_home(tmp_path, monkeypatch):
+  udon(tmp_path / "old")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert embedder.load("~/old").step == 7
+  new = start(set_up("1x1"), tmp_path / "new", resume_from="~/old")
+  assert int(new.step) == 7
+
+
 def test_the_embedder_asks_a_teacher_by_its_name(tmp_path):
   state = udon(tmp_path)
   image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -174,6 +182,36 @@ def test_the_embedder_asks_a_teacher_by_its_name(tmp_path):
     np.testing.assert_allclose(model.embed([image])[0], expected, atol=1e-5)
   assert model.batch_size == 128
   assert model.step == 7
+
+
+def test_the_log_leaves_only_classifiers_in_the_file(tmp_path, caplog):
+  udon(tmp_path)
+  with caplog.at_level("INFO", "udon_jax"):
+    embedder.load(tmp_path)
+  (line,) = [m for m in caplog.messages if "parameters from" in m]
+  assert "output_projection_0/kernel" in line
+  assert "(classifiers)" in line
+  # The projections are part of what was loaded.
+  assert "Dense" not in line
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    ({"dataset_name": "cars,../../met,sop"}, "dataset_name: '../../met'"),
+    ({"top_k": 0}, "read as a config of ours: config.eval.metrics"),
+  ],
+)
+def test_a_value_that_cannot_be_ours_is_named_with_its_file(
+  tmp_path, changes, told
+):
+  udon(tmp_path)
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+  with pytest.raises(errors.UserError) as caught:
+    embedder.load(tmp_path)
+  assert str(path) in str(caught.value)
+  assert told in str(caught.value)
 
 
 def test_an_embedding_that_a_model_lacks_is_named(tmp_path):
@@ -467,9 +505,11 @@ def test_what_a_run_does_not_have_stays_new_and_is_listed(tmp_path, caplog):
       np.testing.assert_array_equal(
         row, flat[f"teacher_projection_domain_{number}/Dense_0/{leaf}"]
       )
-  assert "new: cars (student prototypes, teacher prototypes), sop (" in (
-    caplog.text
-  )
+  tables = "student prototypes, {}teacher prototypes"
+  all_parts = tables.format("teacher, ")
+  assert f"student; cars (teacher); met ({all_parts}); new: " in caplog.text
+  lacking = tables.format("")
+  assert f"new: cars ({lacking}); sop ({all_parts})" in caplog.text
 
 
 def test_pretrained_of_uned_gives_student_and_its_prototypes(tmp_path):

@@ -32,7 +32,10 @@ MISTAKES = {
   "no kind": (("--pretrained=x.npz", DATA), "must be KIND:PATH"),
   "no file": (("--pretrained=augreg:FOLDER/x.npz", DATA), "x.npz"),
   "no domain": ((SPEC, "--data=FOLDER/run"), "holds no domain"),
-  "unknown domain": ((SPEC, DATA, "--domains=carz"), "'carz' is unknown"),
+  "unknown domain": (
+    (SPEC, DATA, "--domains=carz"),
+    "--domains: 'carz' is unknown",
+  ),
   "absent domain": ((SPEC, DATA, "--domains=sop"), "sop"),
   "odd size": ((SPEC, DATA, "--image_size=30"), "--image_size=30"),
   "odd batch": (

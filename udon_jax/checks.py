@@ -127,6 +127,7 @@ RULES: dict[str, Rule] = {
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises a UserError for values that cannot be."""
+  _check_set(config, default_config.get_config())
   for key, (fits, words) in RULES.items():
     value = config
     for part in key.split("."):
@@ -167,6 +168,22 @@ def check(config: ml_collections.ConfigDict) -> None:
       "'student', by which the best checkpoint is chosen"
     )
   evaluator.check_embeddings(config.eval.embeddings)
+
+
+def _check_set(
+  config: ml_collections.ConfigDict,
+  defaults: ml_collections.ConfigDict,
+  prefix: str = "config.",
+) -> None:
+  """Raises a UserError if a key is None whose default is not."""
+  for key, default in defaults.items():
+    value = config[key]
+    if isinstance(default, ml_collections.ConfigDict):
+      _check_set(value, default, f"{prefix}{key}.")
+    elif value is None and default is not None:
+      raise errors.UserError(
+        f"{prefix}{key}=None must have a value; the default is {default!r}"
+      )
 
 
 def _check_sampler(config: ml_collections.ConfigDict) -> None:

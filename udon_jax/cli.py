@@ -9,16 +9,42 @@ from collections.abc import Callable, Sequence
 import logging
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from udon_jax import errors
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 143
+
+
+class _OrNone(flags.ArgumentParser):
+  """Reads a value of a config, or None, which keys may be set back to."""
+
+  def __init__(self, parser: Any):
+    super().__init__()
+    self._parser = parser
+    self.syntactic_help = parser.syntactic_help
+
+  def parse(self, argument: Any) -> Any:
+    """Returns None for "None", as `--print_config` and files write it."""
+    return None if argument == "None" else self._parser.parse(argument)
+
+  def flag_type(self) -> str:
+    """Returns the name of the type, for --help."""
+    return self._parser.flag_type()
+
+
+for _type, _parser in {
+  int: flags.IntegerParser(),
+  float: flags.FloatParser(),
+  str: flags.ArgumentParser(),
+}.items():
+  config_flags.register_flag_parser_for_type(_type, _OrNone(_parser))
 
 
 def run(

@@ -7,6 +7,7 @@ all.
 """
 
 from collections.abc import Sequence
+import os
 import pathlib
 
 from absl import flags
@@ -37,7 +38,7 @@ def main(_: Sequence[str]) -> None:
   write = {"augreg": conversion.to_augreg, "official": conversion.to_official}
   with stopping.noted("stopped; nothing was written"):
     write[str(_TO.value)](
-      str(_WORKDIR.value),
+      os.path.expanduser(str(_WORKDIR.value)),
       pathlib.Path(str(_OUTPUT.value)).expanduser().absolute(),
       step=_STEP.value,
       overwrite=_OVERWRITE.value,

@@ -83,18 +83,18 @@ UNED = types.MappingProxyType({spec.name: spec for spec in _UNED_TABLE})
 UNED_NAMES = tuple(UNED)
 
 
-def get_domain(name: str) -> DomainSpec:
+def get_domain(name: str, *, key: str = "config.domains") -> DomainSpec:
   """Returns the description of a domain.
 
   Args:
     name: a name of `UNED_NAMES`.
+    key: what the user named it in, for the message.
 
   Raises:
     UserError: the name is unknown.
   """
   if name not in UNED:
     raise errors.UserError(
-      f"config.domains: {name!r} is unknown; known domains: "
-      f"{', '.join(UNED_NAMES)}"
+      f"{key}: {name!r} is unknown; known domains: {', '.join(UNED_NAMES)}"
     )
   return UNED[name]

@@ -8,6 +8,7 @@ vectors of any model, without TensorFlow.
 
 from collections.abc import Sequence
 import logging
+import os
 import pathlib
 from typing import Any, TypeAlias
 
@@ -201,6 +202,7 @@ def _test_workdir() -> _Outcome:
       "--workdir is missing; give the folder of a run, or vectors by "
       "--descriptors=FILE --info_files=DIR"
     )
+  workdir = os.path.expanduser(workdir)
   found = trained.load(workdir, step=_STEP.value)
   output = epath.Path(
     _OUTPUT.value or epath.Path(workdir) / reporting.RESULTS_FILE

@@ -6,6 +6,7 @@ is tested, the table printed, and report.html written.
 
 from collections.abc import Sequence
 import logging
+import os
 
 from absl import flags
 from etils import epath
@@ -46,6 +47,7 @@ def main(_: Sequence[str]) -> None:
     raise errors.UserError(
       "--workdir is missing; for example --workdir=runs/quickstart"
     )
+  workdir = os.path.expanduser(_WORKDIR.value)
   checks.check(config)
   from udon_jax.data import dataset
 
@@ -59,9 +61,9 @@ def main(_: Sequence[str]) -> None:
     seed=config.seed,
     options=trained.reading(config),
   )
-  trainer.train(config, _WORKDIR.value, sources=sources, tasks=tasks)
+  trainer.train(config, workdir, sources=sources, tasks=tasks)
   if jax.process_index() == 0:
-    _report(_WORKDIR.value)
+    _report(workdir)
 
 
 def _report(workdir: epath.PathLike) -> None:

@@ -71,19 +71,30 @@ def load_heads(run: runs.Run, state: State) -> State:
       rows=[ours.index(name) for name in shared],
     )
   state, prototypes = _put_prototypes(run, state.replace(params=params), found)
+  got: dict[tuple[str, ...], list[str]] = {}
+  lacks: dict[tuple[str, ...], list[str]] = {}
   for name in ours:
-    got = ["teacher"] * (found.udon and name in shared)
-    got += [f"{r} prototypes" for r in _ROLES if (r, name) in prototypes]
-    lacks = {"teacher", *(f"{r} prototypes" for r in _ROLES)} - set(got)
-    read += [f"{name} ({', '.join(got)})"] * bool(got)
-    new += [f"{name} ({', '.join(sorted(lacks))})"] * bool(lacks)
+    has = {f"{r} prototypes": (r, name) in prototypes for r in _ROLES}
+    has["teacher"] = found.udon and name in shared
+    for names, wanted in ((got, True), (lacks, False)):
+      parts = tuple(sorted(part for part in has if has[part] == wanted))
+      names.setdefault(parts, []).append(name)
   logger.info(
     "%s: besides the backbone: %s; new: %s",
     found.file.path,
-    ", ".join(read) or "nothing",
-    ", ".join(new) or "nothing",
+    "; ".join(read + _list_parts(got)) or "nothing",
+    "; ".join(new + _list_parts(lacks)) or "nothing",
   )
   return state
+
+
+def _list_parts(names: Mapping[tuple[str, ...], list[str]]) -> list[str]:
+  """Returns "cars, met (teacher)", ...; domains of the same parts together."""
+  return [
+    f"{', '.join(domains)} ({', '.join(parts)})"
+    for parts, domains in names.items()
+    if parts
+  ]
 
 
 def _put_teachers(stacked: Any, load: Any, *, rows: list[int]) -> Any:

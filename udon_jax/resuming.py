@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import logging
+import os
 from typing import Any, TypeVar
 
 from etils import epath
@@ -56,7 +57,7 @@ def restore_or_init(
     if state is not None:
       return state
   if run.config.resume_from is not None:
-    folder = run.config.resume_from
+    folder = os.path.expanduser(run.config.resume_from)
     if official.is_official(folder):
       return official_state.restore(run, folder)
     return _restore_from(run, folder)

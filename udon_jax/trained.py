@@ -18,6 +18,7 @@ from udon_jax import (
   build,
   checkpointing,
   checks,
+  domains,
   errors,
   evaluator,
   partitioning,
@@ -148,6 +149,7 @@ def load(
     UserError: there is no such checkpoint, or the devices do not share the
       batch evenly.
   """
+  workdir = epath.Path(workdir).expanduser()
   if official.is_official(workdir):
     return _load_official(
       workdir, step, batch_size=batch_size, batch_size_key=batch_size_key
@@ -177,21 +179,37 @@ def _load_official(
 ) -> Trained:
   """Returns the model of a run of the official code; see `load`."""
   found = official.open_checkpoint(workdir, number=number, key="--workdir")
+  _check_official(found, workdir)
   config = official.to_config(found)
-  if found.student is not None:  # which our own configs always have
-    checks.check(config)
   devices = jax.device_count()
   config.eval.batch_size = batch_size or (
     -(-config.eval.batch_size // devices) * devices
   )
   config.lock()
   mesh = build.eval_mesh(config, key=batch_size_key)
-  domains = range(len(found.domains))
-  model = build.model(config, len(domains) if found.udon else 0)
+  numbers = range(len(found.domains))
+  model = build.model(config, len(numbers) if found.udon else 0)
   params = official.load_module(
-    found, build.abstract_params(config, model, mesh), domains=domains
+    found, build.abstract_params(config, model, mesh), domains=numbers
   )
   return Trained(config, found.step, mesh, model, params, found.config)
+
+
+def _check_official(
+  found: official.Checkpoint, workdir: epath.PathLike
+) -> None:
+  """Raises a UserError, naming the file, unless a config can be ours."""
+  path = epath.Path(workdir) / official.CONFIG_FILE
+  for name in found.domains:
+    domains.get_domain(name, key=f"{path}: the domain in dataset_name")
+  if found.student is None:  # which our own configs always have
+    return
+  try:
+    checks.check(official.to_config(found))
+  except errors.UserError as error:
+    raise errors.UserError(
+      f"{path}, read as a config of ours: {error}"
+    ) from error
 
 
 def _official_data(
@@ -205,6 +223,7 @@ def _official_data(
   Raises:
     UserError: neither is there.
   """
+  from udon_jax.data import layout
 
   def there(key):
     path = config.get(key)

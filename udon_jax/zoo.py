@@ -48,6 +48,8 @@ def load(
   Raises:
     UserError: the file or the data cannot be used.
   """
+  for name in domain_names or ():
+    domains.get_domain(name, key="--domains")
   found = _tell(kinds.open_weights(spec, key="--pretrained"), untold)
   config = _config(found, image_size=image_size, batch_size=batch_size)
   place = layout.find(data_dir, info_files=info_files, key="--data")
@@ -125,8 +127,10 @@ def _find_domains(
   if not found:
     raise errors.UserError(
       f"--data={place.root} holds no domain with the splits "
-      f"{', '.join(splits)}; its tfds/ needs <domain>/<split>/"
-      f"{records.file_name('<domain>', '<split>')}"
+      f"{', '.join(splits)}: <domain>/<split>/"
+      f"{records.file_name('<domain>', '<split>')} must be below {place.tfds} "
+      f"and <domain>/<split>.json below {place.info_files}; correct --data, or "
+      "name the folder of the lists by --info_files"
     )
   return found
 

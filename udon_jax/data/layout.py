@@ -13,6 +13,8 @@ from etils import epath
 
 from udon_jax import errors
 
+_TFDS = "tfds"
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -46,8 +48,10 @@ class Layout:
     """Returns the command that makes the records."""
     elsewhere = self.info_files != self.root / "info_files"
     info_files = f" --info_files={self.info_files}" if elsewhere else ""
+    renamed = self.tfds != self.root / _TFDS
+    data_dir = self.tfds if renamed else self.root
     return (
-      f"`python -m udon_jax.data.prepare --data_dir={self.root}{info_files}`"
+      f"`python -m udon_jax.data.prepare --data_dir={data_dir}{info_files}`"
     )
 
 
@@ -61,7 +65,8 @@ def find(
   """Returns the layout of a data directory.
 
   Args:
-    data_dir: the data directory, or its folder of records, by any name.
+    data_dir: the data directory, or its `tfds/` folder, under any name if it
+      holds records.
     info_files: folder of the info files, where it lies elsewhere.
     key: what the user set `data_dir` with, for the message.
     info_files_key: likewise, `info_files`.
@@ -81,8 +86,8 @@ def find(
       f" set there: `python -m udon_jax.data.synthetic --output={data_dir}`,"
       f" then `python -m udon_jax.data.prepare --data_dir={data_dir}`"
     )
-  tfds = root / "tfds"
-  if not tfds.exists() and (root.name == "tfds" or _holds_records(root)):
+  tfds = root / _TFDS
+  if not tfds.exists() and (root.name == _TFDS or _holds_records(root)):
     root, tfds = root.parent, root
   if info_files is None:
     return Layout(root, tfds, root / "info_files")
@@ -90,8 +95,8 @@ def find(
 
 
 def _holds_records(folder: epath.Path) -> bool:
-  """Tells whether <domain>/<split>/ of a folder hold records."""
-  return any(True for _ in folder.glob("*/*/*.tfrecord*"))
+  """Whether <domain>/<split>/ of a folder hold records."""
+  return next(iter(folder.glob("*/*/*.tfrecord*")), None) is not None
 
 
 def find_info_files(

@@ -57,7 +57,8 @@ class Weights:
     untold: fields of the architecture that the file cannot tell, guessed.
     image_size: side of the images that it is meant for.
     leaves: by the path of our parameter in the backbone.
-    left: why arrays are left where they are, by a pattern of their whole name.
+    left: why arrays are left where they are, by a pattern of their whole name;
+      "" if others read them.
     resize: how the grid of positions changes for other image sizes.
     pixel_mean: that it was trained with, of values in 0..1.
     pixel_std: likewise.
@@ -245,7 +246,8 @@ def _report(found, used, count, resized, *, tell) -> None:
         f"holds {name!r}, which no parameter of this model is made of; does it "
         "fit config.model.name?"
       )
-    left.setdefault(why, []).append(name)
+    if why:
+      left.setdefault(why, []).append(name)
   if not tell:
     return
   logger.info(

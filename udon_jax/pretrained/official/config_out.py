@@ -44,7 +44,8 @@ def from_config(
     "knn_eval_batch_size": config.eval.batch_size,
     "eval_dataset_dir": _below(config.data_dir, "tfds"),
     "train_dataset_dir": _below(config.data_dir, "tfds"),
-    "info_files_dir": _below(config.data_dir, "info_files"),
+    "info_files_dir": config.info_files_dir
+    or _below(config.data_dir, "info_files"),
     **_sampler_values(config.sampler),
     **_optimizer_values(config.optimizer),
     **_lengths(config.optimizer, steps, steps_per_epoch=steps_per_epoch),
@@ -189,5 +190,11 @@ def _loss_values(loss) -> dict[str, Any]:
 
 
 def _below(folder: str, name: str) -> str:
-  """Returns the path of a folder in the data directory, for the config."""
-  return f"{folder.rstrip('/')}/{name}" if folder else ""
+  """Returns the path of a folder in the data directory, for the config.
+
+  Args:
+    folder: the data directory, or its tfds/.
+    name: of the folder in it.
+  """
+  root = folder.rstrip("/").removesuffix("/tfds")
+  return f"{root}/{name}" if root else ""

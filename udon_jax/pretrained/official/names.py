@@ -162,7 +162,8 @@ def group(name: str) -> str:
 # Patterns of the names that are no backbone's.
 TEACHERS = r"teacher_projection_domain_(\d+)/"
 CLASSIFIERS = r"output_projection_(\d+)/"
+PROJECTIONS = rf"({TEACHERS[:-1]}|{UDON_STUDENT}|{UNED_STUDENT})/.*"
 HEADS = {
   r"(universal_student_|teacher_)?output_projection_\d+/.*": "classifiers",
-  rf"({TEACHERS[:-1]}|{UDON_STUDENT}|{UNED_STUDENT})/.*": "projections",
+  PROJECTIONS: "projections",
 }

@@ -86,9 +86,12 @@ def load_module(
   Raises:
     UserError: a parameter is missing or has another shape.
   """
+  found = backbone(checkpoint, params)
+  # The projections are read below.
+  found = dataclasses.replace(found, left={**found.left, names.PROJECTIONS: ""})
   loaded = {
     "backbone": weights.load_backbone(
-      backbone(checkpoint, params), wanted["backbone"], tell=params is None
+      found, wanted["backbone"], tell=params is None
     )
   }
   for part in (names.STUDENT, names.TEACHER):
