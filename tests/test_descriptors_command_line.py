@@ -149,9 +149,9 @@ FLAG_MISTAKES = {
   "with a run": ((GOOD, INFO, "--workdir=x"), ("--workdir does not go with",)),
   "with a step": ((GOOD, INFO, "--step=3"), ("--step does not go with",)),
   "with data": ((GOOD, INFO, "--data=x"), ("--data does not go with",)),
-  "domains of a run": (
-    ("--workdir=x", "--domains=cars"),
-    ("--domains does not go with --workdir",),
+  "size of a run": (
+    ("--workdir=x", "--image_size=8"),
+    ("--image_size does not go with --workdir",),
   ),
   "no info files": ((GOOD,), ("--info_files is missing",)),
   "info files nowhere": (

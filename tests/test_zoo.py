@@ -22,6 +22,10 @@ RUNS = {
     *(EVALUATE, SPEC, "--data=FOLDER/data/tfds", "--batch_size=8"),
     *("--info_files=FOLDER/data/info_files", "--output=FOLDER/tfds.json"),
   ),
+  "met of the run": (
+    *(EVALUATE, "--workdir=FOLDER/run", "--domains=met"),
+    "--output=FOLDER/run_met.json",
+  ),
   "larger": (
     *(EVALUATE, SPEC, DATA, "--image_size=48", "--domains=cars"),
     "--output=FOLDER/larger.json",
@@ -43,6 +47,10 @@ MISTAKES = {
     "--batch_size",
   ),
   "with a run": ((SPEC, DATA, "--workdir=FOLDER/run"), "--workdir does not go"),
+  "no domain of the run": (
+    ("--workdir=FOLDER/run", "--domains=sop"),
+    "--domains=sop is not of the run, which has teachers for cars, met",
+  ),
   "with a step": ((SPEC, DATA, "--step=1"), "--step does not go with"),
   "a size for a run": (
     ("--workdir=FOLDER/run", "--image_size=32"),
@@ -104,6 +112,16 @@ def test_domains_splits_and_sizes_are_those_asked_for(folder, done):
   assert larger.keys() == {"cars", "mean"}
   assert "resized" in done["larger"]
   assert "resized" not in done["all"]
+
+
+def test_a_run_can_be_tested_on_some_of_its_domains(folder, done):
+  """Each image still asks the teacher of its own domain."""
+  del done
+  whole = read(folder / "run" / "results.json")
+  for name, results in read(folder / "run_met.json").items():
+    values = whole[name]["separate"]["test"]["met"]
+    assert results["separate"]["test"] == {"met": values, "mean": values}
+    assert results["merged"] == results["separate"]
 
 
 @pytest.fixture(scope="module")

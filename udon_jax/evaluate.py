@@ -89,7 +89,7 @@ _DESCRIPTORS = flags.DEFINE_string(
   "Vectors to test instead of a run: JSON, .npz or a folder of .npy.",
 )
 _DOMAINS = flags.DEFINE_list(
-  "domains", None, "To test, without a run; all that are there by default."
+  "domains", None, "To test; all of the run, or all that are there, by default."
 )
 _NORMALIZE = flags.DEFINE_bool(
   "normalize", True, "Divides descriptors by their lengths, where not 1."
@@ -102,7 +102,7 @@ _BLOCK_MB = flags.DEFINE_integer(
 )
 # What is tested, and the flags that go with it.
 _SUBJECTS = {
-  "workdir": (_WORKDIR, _STEP, _DATA, _DATA_CHECK),
+  "workdir": (_WORKDIR, _STEP, _DATA, _DATA_CHECK, _DOMAINS),
   "pretrained": (
     *(_PRETRAINED, _IMAGE_SIZE, _BATCH_SIZE, _ACTIVATION, _NUM_HEADS),
     *(_DATA, _DATA_CHECK, _DOMAINS),
@@ -118,6 +118,8 @@ def main(_: Sequence[str]) -> None:
       raise errors.UserError(
         f"--splits={split} is unknown; known: {', '.join(domains.EVAL_SPLITS)}"
       )
+  if _DOMAINS.value == []:
+    raise errors.UserError("--domains is empty; name some, or leave it out")
   results, output, shown = {
     "workdir": _test_workdir,
     "pretrained": _test_pretrained,
@@ -162,8 +164,6 @@ def _test_pretrained() -> _Outcome:
       "--data is missing; give the data directory that --pretrained is tested "
       "on"
     )
-  if _DOMAINS.value == []:
-    raise errors.UserError("--domains is empty; name some, or leave it out")
   path = epath.Path(spec.partition(":")[2]).expanduser()
   output = epath.Path(
     _OUTPUT.value or path.parent / f"{path.name}.results.json"
@@ -235,15 +235,19 @@ def _load_tasks(found: trained.Trained) -> trained.Tasks:
     _SPLITS.value,
     data_dir=_DATA.value,
     info_files=_INFO_FILES.value,
+    domains=_DOMAINS.value,
     data_check=_DATA_CHECK.value,
   )
 
 
 def _check_output(output: epath.Path) -> None:
   """Raises a UserError if results cannot be written; they take long."""
-  reporting.make_folder(
-    output.parent, key="--output" if _OUTPUT.value else "--output (by default)"
-  )
+  try:
+    reporting.make_folder(output.parent, key="--output")
+  except errors.UserError as error:
+    if _OUTPUT.value:
+      raise
+    raise errors.UserError(f"{error}, or give --output=FILE") from error
   if output.is_dir():
     raise errors.UserError(f"--output={output} is taken; name a file to write")
 
@@ -261,8 +265,6 @@ def _test_descriptors() -> _Outcome:
       "--info_files is missing; it tells the classes: give the folder that "
       "holds <domain>/<split>.json"
     )
-  if _DOMAINS.value == []:
-    raise errors.UserError("--domains is empty; name some, or leave it out")
   info_files = layout.find_info_files(_INFO_FILES.value)
   name = path.name if path.is_dir() else path.stem
   output = epath.Path(_OUTPUT.value or path.parent / f"{name}.results.json")

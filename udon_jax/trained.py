@@ -77,6 +77,7 @@ class Trained:
     *,
     data_dir: epath.PathLike | None = None,
     info_files: epath.PathLike | None = None,
+    domains: Sequence[str] | None = None,
     data_check: str | None = None,
   ) -> Tasks:
     """Returns makers of the retrieval tasks of some splits.
@@ -86,10 +87,17 @@ class Trained:
       data_dir: where the data lies; where the run had it if None.
       info_files: folder of the info files, if it lies elsewhere; where the
         run had it if both are None.
+      domains: which of the run's are tested; all if None.
       data_check: "uned" where other counts than UnED's are an error.
     """
     from udon_jax.data import dataset
 
+    known = tuple(self.config.domains)
+    if foreign := [name for name in domains or () if name not in known]:
+      raise errors.UserError(
+        f"--domains={foreign[0]} is not of the run, which has teachers for "
+        f"{', '.join(known)}"
+      )
     if self.official is not None:
       data_dir, info_files = _official_data(
         self.official, data_dir, info_files=info_files
@@ -101,7 +109,7 @@ class Trained:
     )
     return dataset.load_tasks(
       place,
-      domains=self.config.domains,
+      domains=tuple(domains) if domains else known,
       eval_batch_size=self.config.eval.batch_size,
       options=reading(self.config),
       eval_splits=splits,
