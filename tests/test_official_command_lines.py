@@ -177,3 +177,4 @@ def test_training_goes_on_and_comes_back(folder, answers):
     *("student", "teacher", "backbone"),
   }
   assert (folder / "converted/checkpoint_8").is_file()
+  assert "pixels were rounded to uint8 here" in answers["to official"].errors

@@ -123,6 +123,11 @@ def _warn(saved: restoring.Saved) -> None:
       official_export.IMAGE_SIZE,
       size,
     )
+  if saved.config.data.round_pixels:
+    logger.warning(
+      "pixels were rounded to uint8 here (config.data.round_pixels), and are "
+      "float32 there: results may differ by a few tenths of a percent"
+    )
 
 
 def _is_ours_to_replace(path: pathlib.Path) -> bool:
