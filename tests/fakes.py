@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from udon_jax import default_config, structs
+from udon_jax import default_config, losses, prototypes, structs
 
 DOMAINS = ("cars", "sop", "met")
 NUM_CLASSES = {"cars": 5, "sop": 11, "met": 7}
@@ -41,6 +41,33 @@ def changed(**changes):
       group = group[name]
     group[last] = value
   return c
+
+
+def prototypes_hyper(
+  *, student_dim, teacher_dim, rate=1e-3, precision="highest", **changes
+):
+  """Returns what training prototypes needs to know, with some changes."""
+  terms = {
+    "classifier": "normface",
+    "margin": 0.0,
+    "scale": 16.0,
+    "label_smoothing": 0.0,
+    "teacher_temperature": 0.1,
+    "student_temperature": 0.1,
+    "weights": dict.fromkeys(losses.TERMS, 1.0),
+  }
+  adamw = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-6}
+  schedule = rate if callable(rate) else lambda step: rate
+  return prototypes.Hyper(
+    student_dim=student_dim,
+    teacher_dim=teacher_dim,
+    terms=prototypes.Terms(**{k: changes.pop(k, v) for k, v in terms.items()}),
+    adamw=prototypes.AdamW(
+      schedule, **{k: changes.pop(k, v) for k, v in adamw.items()}
+    ),
+    precision=precision,
+    **changes,
+  )
 
 
 def draw(labels, rng):

@@ -91,7 +91,8 @@ def resume(folder, new, shape="1x1", **changes):
 
 def kept(state, run):
   """Returns what an official checkpoint keeps of a state, on the host."""
-  tables = prototypes.unpack(state.prototypes, run.layout)
+  up_to_date = training.up_to_date(run, state)
+  tables = prototypes.unpack(up_to_date, run.layout)
   return jax.device_get((state.step, state.params, state.opt_state, tables))
 
 

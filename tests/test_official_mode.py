@@ -127,7 +127,9 @@ def start_state(run, raw):
   }
   ours = {
     "params": official.module_params(raw),
-    "prototypes": prototypes.pack(tables, run.layout),
+    "prototypes": prototypes.pack(
+      tables, np.zeros(len(run.layout.names), np.int32), run.layout
+    ),
   }
   old = {"params": state.params, "prototypes": state.prototypes}
   return state.replace(
@@ -166,8 +168,9 @@ def theirs(raw):
 
 def ours(run, state):
   """Returns parameters and both moments."""
+  up_to_date = training.up_to_date(run, state)
   state = jax.device_get(state)
-  tables = prototypes.unpack(state.prototypes, run.layout)
+  tables = prototypes.unpack(up_to_date, run.layout)
   adams = {k: v.inner_state[0] for k, v in state.opt_state.items()}
 
   def module(part):

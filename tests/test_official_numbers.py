@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import official
+from tests import fakes, official
 from udon_jax import losses, partitioning, prototypes
 
 DOMAINS = {"d1_cars": "cars", "d5_met": "met"}
@@ -55,33 +55,28 @@ def test_losses(golden, prefix, classifier):
       }
       for role, by_domain in rows.items()
     },
+    jnp.zeros(len(official.DOMAINS), jnp.int32),
     layout,
   )
-  hyper = prototypes.Hyper(
+  hyper = fakes.prototypes_hyper(
+    student_dim=tables.student.shape[-1],
+    teacher_dim=tables.teacher.shape[-1],
     classifier=classifier,
     margin=MARGINS[classifier],
-    scale=16.0,
-    label_smoothing=0.0,
-    teacher_temperature=0.1,
-    student_temperature=0.1,
-    weights=dict.fromkeys(losses.TERMS, 1.0),
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=1e-6,
   )
   teacher = jnp.asarray(golden[f"{prefix}/teacher_embedd"])
   student = jnp.asarray(golden[f"{prefix}/universal_student_embedd"])
-  result = jax.jit(prototypes.make_step(layout, mesh, hyper))(
+  scores, _ = jax.jit(prototypes.Step(layout, mesh, hyper).score)(
     tables,
-    student=student,
-    teacher=teacher,
-    labels=jnp.asarray(golden[f"{prefix}/labels"], jnp.int32),
-    domain=jnp.int32(official.DOMAINS.index(name)),
-    learning_rate=jnp.float32(1e-3),
-    count=jnp.int32(1),
+    prototypes.Batch(
+      student=student,
+      teacher=teacher,
+      labels=jnp.asarray(golden[f"{prefix}/labels"], jnp.int32),
+      domain=jnp.int32(official.DOMAINS.index(name)),
+      step=jnp.int32(1),
+    ),
   )
-  terms = dict(result.terms)
+  terms = dict(scores.terms)
   terms["relation_distillation"] = losses.relation_distillation(
     teacher, student, num_blocks=1
   )
@@ -96,7 +91,7 @@ def test_losses(golden, prefix, classifier):
       terms[term], golden[f"{prefix}/{classifier}/{key}"], **TOLERANCE
     )
   np.testing.assert_allclose(
-    losses.weighted_mean(terms, hyper.weights),
+    losses.weighted_mean(terms, hyper.terms.weights),
     golden[f"{prefix}/{classifier}/total"],
     **TOLERANCE,
   )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests import fakes, training
+from udon_jax import prototypes
 
 SEQUENCE = (0, 1, 2, 1, 1, 0, 2, 2)
 
@@ -43,8 +44,8 @@ def test_any_mesh_gives_the_losses_of_one_device(one_device, data, fsdp):
   kernel = state.params["backbone"]["Transformer"]["encoderblock"]
   kernel = kernel["MlpBlock_3"]["Dense_0"]["kernel"]
   assert kernel.addressable_shards[0].data.shape[1] * fsdp == kernel.shape[1]
-  table = state.prototypes.teacher.param
-  assert table.addressable_shards[0].data.shape[0] * 8 == table.shape[0]
+  table = state.prototypes.teacher
+  assert table.addressable_shards[0].data.shape[2] * 8 == table.shape[2]
 
 
 def test_one_program_serves_every_domain(one_device):
@@ -124,18 +125,28 @@ def test_a_step_that_is_not_finite_changes_nothing(one_device):
   good = jax.device_get(state)
   poisoned = state.replace(
     prototypes=state.prototypes.replace(
-      student=state.prototypes.student.replace(
-        param=state.prototypes.student.param.at[5].set(np.nan)
-      )
+      student=state.prototypes.student.at[1, 0, 5].set(np.nan)
     )
   )
-  # Row 5 is a class of domain 1: only a step of that domain meets it.
+  # Block 1 is of domain 1: only a step of that domain meets it.
   after, _ = training.take_steps(run, poisoned, (1, 0, 2))
   after = jax.device_get(after)
   assert (after.failed_step, after.failed_domain) == (3, 1)
   assert after.step == 2
   assert_trees_close(after.params, good.params, atol=0)
   assert_trees_close(after.opt_state, good.opt_state, atol=0)
+  teachers = [
+    prototypes.unpack(jax.device_get(s.prototypes), run.layout)["teacher"]
+    for s in (after, good)
+  ]
+  assert_trees_close(teachers[0]["cars"], teachers[1]["cars"], atol=0)
+  assert_trees_close(teachers[0]["met"], teachers[1]["met"], atol=0)
+  # That of the step has come up to the last one, and no further.
+  caught_up = run.prototype_step.bring_up_to_date(
+    jax.device_put(good.prototypes, prototypes.shardings(run.mesh)), good.step
+  )
+  expected = prototypes.unpack(caught_up, run.layout)["teacher"]["sop"]
+  assert_trees_close(teachers[0]["sop"], expected, atol=1e-7)
 
 
 def test_clipping_bounds_the_gradient(monkeypatch):

@@ -36,6 +36,13 @@ def take_steps(run, state, domains, *, step_fn=None):
   return state, np.asarray(losses)
 
 
+def up_to_date(run, state):
+  """Returns the prototypes with all domains as of the state's step."""
+  return jax.jit(run.prototype_step.bring_up_to_date)(
+    state.prototypes, state.step
+  )
+
+
 def copy(state):
   """Returns a state that a donated one leaves alone."""
   return jax.tree.map(lambda x: x.copy(), state)

@@ -118,21 +118,45 @@ def loss_weights(config: Config) -> dict[str, float]:
   return {name: float(config.loss.weights[name]) for name in losses.TERMS}
 
 
-def hyper(config: Config) -> prototypes.Hyper:
-  """Returns what the class prototypes need to know."""
-  loss, optimizer = config.loss, config.optimizer
-  return prototypes.Hyper(
-    classifier=loss.classifier,
-    margin=loss.margin,
-    scale=loss.scale,
-    label_smoothing=loss.label_smoothing,
-    teacher_temperature=loss.teacher_temperature,
-    student_temperature=loss.student_temperature,
-    weights=loss_weights(config),
-    b1=optimizer.b1,
-    b2=optimizer.b2,
-    eps=optimizer.eps,
-    weight_decay=optimizer.weight_decay,
+def prototype_step(
+  config: Config,
+  layout: prototypes.Layout,
+  device_mesh: Mesh,
+  adamw: optim.AdamW,
+) -> prototypes.Step:
+  """Returns the part of a training step on the class prototypes.
+
+  Args:
+    config: the config.
+    layout: of the tables on the mesh.
+    device_mesh: the mesh.
+    adamw: the optimizer of the module, whose heads' rate they share.
+  """
+  loss = config.loss
+  return prototypes.Step(
+    layout,
+    device_mesh,
+    prototypes.Hyper(
+      student_dim=config.model.student_dim,
+      teacher_dim=config.model.teacher_dim,
+      terms=prototypes.Terms(
+        classifier=loss.classifier,
+        margin=loss.margin,
+        scale=loss.scale,
+        label_smoothing=loss.label_smoothing,
+        teacher_temperature=loss.teacher_temperature,
+        student_temperature=loss.student_temperature,
+        weights=loss_weights(config),
+      ),
+      adamw=prototypes.AdamW(
+        adamw.groups[train_step.HEADS].schedule,
+        b1=adamw.b1,
+        b2=adamw.b2,
+        eps=adamw.eps,
+        weight_decay=adamw.weight_decay,
+      ),
+      precision=config.prototypes.precision,
+    ),
   )
 
 
@@ -180,7 +204,7 @@ def optimizer(
 
 
 def step_config(
-  config: Config, adamw: optim.AdamW, sampling_policy: sampling.Policy
+  config: Config, sampling_policy: sampling.Policy
 ) -> train_step.StepConfig:
   """Returns the static parts of a training step, of a resolved config."""
   return train_step.StepConfig(
@@ -188,7 +212,6 @@ def step_config(
     loss_weights=loss_weights(config),
     relation_blocks=config.loss.relation_blocks,
     grad_accum_steps=config.grad_accum_steps,
-    heads_schedule=adamw.groups[train_step.HEADS].schedule,
     policy=sampling_policy,
   )
 

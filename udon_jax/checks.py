@@ -16,6 +16,7 @@ from udon_jax import (
   evaluator,
   losses,
   optim,
+  prototypes,
   sampling,
 )
 from udon_jax.models import architecture, registry
@@ -99,6 +100,8 @@ RULES: dict[str, Rule] = {
   "loss.teacher_temperature": _POSITIVE,
   "loss.student_temperature": _POSITIVE,
   "loss.relation_blocks": _at_least(1),
+  "prototypes.block_rows": _at_least(1),
+  "prototypes.precision": _known(prototypes.PRECISIONS),
   "sampler.strategy": _known(sampling.STRATEGIES),
   "sampler.rounding": _known(sampling.ROUNDINGS),
   "sampler.update_every": _at_least(1),

@@ -64,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.data = _data()
   c.model = _model()
   c.loss = _loss()
+  c.prototypes = _prototypes()
   c.sampler = _sampler()
   c.optimizer = _optimizer()
   c.eval = _eval()
@@ -164,6 +165,19 @@ def _loss():
   c.weights.student_classification = 1.0
   c.weights.logit_distillation = 1.0
   c.weights.relation_distillation = 1.0
+  return c
+
+
+def _prototypes():
+  c = ml_collections.ConfigDict()
+  # Most classes of a domain, on each device, that are scored at a time: they
+  # bound a step's memory, whatever the number of classes. None takes the
+  # platform's best.
+  c.block_rows = config_dict.placeholder(int)
+  # Precision of the products of embeddings and prototypes: "highest"
+  # (float32), "high" or "default" (see jax.lax.Precision); parameters are
+  # always float32.
+  c.precision = "highest"
   return c
 
 

@@ -1,22 +1,19 @@
-"""The loss terms of UDON: classification, logit and relation distillation.
+"""The loss terms of UDON and their mean; relations between images, margins.
 
-The terms over classes take the axes over which the classes are spread, so that
-one definition serves a whole [b, c] matrix and a shard of it in `shard_map`.
+The terms over classes are computed a block of classes at a time: see
+`prototypes.classes`.
 
 Sources: UDON (NeurIPS 2024), sec. 3; official implementation: loss_utils.py.
-Shape legend: b batch, c classes (of this shard), d embedding dim.
+Shape legend: b batch, c classes, s student dim, t teacher dim.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from udon_jax import errors
-
-Axes: TypeAlias = Sequence[str]
 
 CLASSIFIERS = ("normface", "cosface", "arcface")
 TERMS = (
@@ -66,81 +63,6 @@ def add_margin(
     shifted = cosines * jnp.cos(margin) - sines * jnp.sin(margin)
     return jnp.where(targets, shifted, cosines)
   return cosines
-
-
-def _sum_classes(
-  x: Float[Array, "b c"], axes: Axes | None
-) -> Float[Array, "b"]:
-  """Sums over the classes of all shards."""
-  total = jnp.sum(x, axis=-1)
-  return jax.lax.psum(total, axes) if axes else total
-
-
-def _log_softmax(
-  x: Float[Array, "b c"], valid: Bool[Array, "#b c"], axes: Axes | None
-) -> Float[Array, "b c"]:
-  """Log-probabilities over the valid classes of all shards; -inf elsewhere."""
-  x = jnp.where(valid, x, -jnp.inf)
-  highest = jax.lax.stop_gradient(jnp.max(x, axis=-1))
-  highest = jax.lax.pmax(highest, axes) if axes else highest
-  x = x - highest[:, None]
-  return x - jnp.log(_sum_classes(jnp.exp(x), axes))[:, None]
-
-
-def cross_entropy(
-  logits: Float[Array, "b c"],
-  targets: Bool[Array, "b c"],
-  *,
-  valid: Bool[Array, "#b c"],
-  num_classes: Int[Array, ""] | int,
-  label_smoothing: float,
-  axes: Axes | None = None,
-) -> Float[Array, ""]:
-  """Softmax cross-entropy, mean over the batch.
-
-  Args:
-    logits: scaled scores with margin.
-    targets: True at the class of each row, in the shard that holds it.
-    valid: True where there is a class at all.
-    num_classes: how many classes are valid, over all shards.
-    label_smoothing: share of the target's mass spread evenly over all classes.
-    axes: mesh axes over which the classes are spread.
-  """
-  log_probs = _log_softmax(logits, valid, axes)
-  target = _sum_classes(jnp.where(targets, log_probs, 0.0), axes)
-  if label_smoothing:
-    spread = _sum_classes(jnp.where(valid, log_probs, 0.0), axes) / num_classes
-    target = (1.0 - label_smoothing) * target + label_smoothing * spread
-  return -jnp.mean(target)
-
-
-def logit_distillation(
-  teacher: Float[Array, "b c"],
-  student: Float[Array, "b c"],
-  *,
-  valid: Bool[Array, "#b c"],
-  teacher_temperature: float,
-  student_temperature: float,
-  axes: Axes | None = None,
-) -> Float[Array, ""]:
-  """KL divergence of the student's class distribution from the teacher's.
-
-  Args:
-    teacher: cosines without margin or scale; no gradient flows into them.
-    student: likewise, of the student.
-    valid: True where there is a class at all.
-    teacher_temperature: divides the teacher's cosines before the softmax.
-    student_temperature: likewise.
-    axes: mesh axes over which the classes are spread.
-
-  Returns:
-    Mean over the batch, in nats.
-  """
-  teacher = jax.lax.stop_gradient(teacher)
-  log_p = _log_softmax(teacher / teacher_temperature, valid, axes)
-  log_q = _log_softmax(student / student_temperature, valid, axes)
-  difference = jnp.where(valid, log_p - log_q, 0.0)
-  return jnp.mean(_sum_classes(jnp.exp(log_p) * difference, axes))
 
 
 def relation_distillation(

@@ -83,7 +83,12 @@ def to_tree(saved: restoring.Saved) -> dict[str, Any]:
       is written.
   """
   run = saved.run
-  parts = saved_state.from_state(saved.state, layout=run.layout, mesh=run.mesh)
+  state = saved.state.replace(
+    prototypes=jax.jit(run.prototype_step.bring_up_to_date)(
+      saved.state.prototypes, saved.state.step
+    )
+  )
+  parts = saved_state.from_state(state, layout=run.layout, mesh=run.mesh)
   training = parts[saved_state.TRAINING]
   moments: dict[str, dict[str, Any]] = {name: {} for name in _MOMENTS}
   counts = {}

@@ -250,7 +250,12 @@ def _put_whole_prototypes(run, state, found, moments) -> State:
   """Returns a state with prototypes and their moments."""
   saved = saved_state.from_state(state, layout=run.layout, mesh=run.mesh)
   tables = saved[saved_state.TRAINING]["prototypes"]
-  for role, by_name in tables.items():
+  updated = tables[saved_state.UPDATED]
+  tables[saved_state.UPDATED] = jax.device_put(
+    np.full(updated.shape, found.step, updated.dtype), updated.sharding
+  )
+  for role in _ROLES:
+    by_name = tables[role]
     for name, old in by_name.items():
       parts = [
         official.load_prototypes(found, role=role, domain=name, params=source)

@@ -58,6 +58,7 @@ class Run:
     frozen_step: leaves the backbone as it is. With official semantics it is
       `train_step`, by a rate of 0.
     optimizer: of the module.
+    prototype_step: the part of the class prototypes.
     count_work: counts what the steps cost.
     evaluator: of validation and test.
   """
@@ -74,6 +75,7 @@ class Run:
   train_step: StepFn
   frozen_step: StepFn
   optimizer: optim.AdamW
+  prototype_step: prototypes.Step
   count_work: Callable[[], overview.Work]
   evaluator: evaluator.Evaluator
 
@@ -89,7 +91,7 @@ class _Parts:
   config: ml_collections.ConfigDict
   model: udon.Udon
   optimizer: optim.AdamW
-  prototype_step: prototypes.StepFn
+  prototype_step: prototypes.Step
   step_config: train_step.StepConfig
 
   def make_step(self, frozen: bool, *, in_one_part: bool = False) -> StepFn:
@@ -154,6 +156,7 @@ def set_up(
     [source.name for source in sources],
     [source.num_classes for source in sources],
     mesh,
+    rows=config.prototypes.block_rows,
   )
   init = functools.partial(
     _init_state,
@@ -165,13 +168,13 @@ def set_up(
   )
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
-  logger.info("%s", overview.format_totals(shapes))
+  logger.info("%s", overview.format_totals(shapes, layout))
   parts = _Parts(
     config=config,
     model=model,
     optimizer=optimizer,
-    prototype_step=prototypes.make_step(layout, mesh, build.hyper(config)),
-    step_config=build.step_config(config, optimizer, policy),
+    prototype_step=build.prototype_step(config, layout, mesh, optimizer),
+    step_config=build.step_config(config, policy),
   )
   full_step, frozen_step = parts.compile_steps(places)
   return Run(
@@ -191,6 +194,7 @@ def set_up(
     train_step=full_step,
     frozen_step=frozen_step,
     optimizer=optimizer,
+    prototype_step=parts.prototype_step,
     count_work=functools.partial(parts.count_work, shapes),
     evaluator=build.make_evaluator(config, model, mesh),
   )

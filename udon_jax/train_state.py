@@ -102,7 +102,5 @@ def shardings(state: TrainState, mesh: Mesh) -> TrainState:
       "module"
     ],
     opt_state=partitioning.tree_shardings(state.opt_state, mesh),
-    prototypes=jax.tree.map(
-      lambda _: prototypes.tables_sharding(mesh), state.prototypes
-    ),
+    prototypes=prototypes.shardings(mesh),
   )

@@ -1,7 +1,8 @@
 """One training step, for every domain, as one compiled program.
 
-Forward to the embeddings, prototypes (loss over classes, their update), the
-relation loss, backward, AdamW on the module.
+Forward to the embeddings, loss over classes, relation loss, backward, AdamW on
+the module, update of the prototypes. A step whose loss or gradient is not
+finite leaves everything as it was.
 
 Shape legend: b batch, k parts of a batch, n domains.
 """
@@ -40,7 +41,6 @@ class StepConfig:
     loss_weights: weight of every term of `losses.TERMS`.
     relation_blocks: see `losses.relation_distillation`.
     grad_accum_steps: parts in which a batch is embedded.
-    heads_schedule: rate of the class prototypes.
     policy: which domain is next; it notes every step's loss.
   """
 
@@ -48,7 +48,6 @@ class StepConfig:
   loss_weights: Mapping[str, float]
   relation_blocks: int
   grad_accum_steps: int
-  heads_schedule: optim.Schedule
   policy: sampling.Policy
 
 
@@ -56,7 +55,7 @@ def make_train_step(
   model: Any,
   optimizer: optim.AdamW,
   *,
-  prototype_step: prototypes.StepFn,
+  prototype_step: prototypes.Step,
   config: StepConfig,
   frozen: bool,
 ) -> StepFn:
@@ -65,7 +64,7 @@ def make_train_step(
   Args:
     model: a `udon.Udon`.
     optimizer: of the module.
-    prototype_step: of `prototypes.make_step`.
+    prototype_step: the part of the class prototypes.
     config: the static parts.
     frozen: whether the backbone stays as it is; its gradient is not computed.
   """
@@ -88,20 +87,15 @@ def make_train_step(
     (teacher, student), backward = _embed_in_parts(
       embed, state.params, batch, key=key, num_parts=config.grad_accum_steps
     )
-    classes = prototype_step(
-      state.prototypes,
-      student=student,
-      teacher=teacher,
-      labels=batch.labels,
-      domain=batch.domain,
-      learning_rate=config.heads_schedule(step),
-      count=step,
+    embedded = prototypes.Batch(
+      student, teacher, batch.labels, batch.domain, step
     )
+    scores, tables = prototype_step.score(state.prototypes, embedded)
     relation, relation_grads = _relation(teacher, student, config=config)
     (grads,) = backward(
       (
-        classes.teacher_grad + relation_grads[0],
-        classes.student_grad + relation_grads[1],
+        scores.teacher_grad + relation_grads[0],
+        scores.student_grad + relation_grads[1],
       )
     )
     params, opt_state, grad_norm = optimizer.update(
@@ -111,15 +105,16 @@ def make_train_step(
       step=step,
       frozen=(BACKBONE,) if frozen else (),
     )
-    terms = {**classes.terms, "relation_distillation": relation}
+    terms = {**scores.terms, "relation_distillation": relation}
     loss = losses.weighted_mean(terms, config.loss_weights)
+    good = jnp.isfinite(loss + grad_norm) & (state.failed_step == 0)
     new = state.replace(
       step=step,
       params=params,
       opt_state=opt_state,
-      prototypes=classes.tables,
+      prototypes=prototype_step.update(tables, embedded, scores.sums, good),
       sampler=config.policy.record(
-        state.sampler, batch.domain, classes.sampler_loss, step=step
+        state.sampler, batch.domain, scores.sampler_loss, step=step
       ),
       meters=_add(
         state.meters,
@@ -128,7 +123,7 @@ def make_train_step(
       ),
       data_position=state.data_position.at[batch.domain].add(1),
     )
-    return _keep_if_finite(new, state, batch.domain, loss + grad_norm)
+    return _keep_if(good, new, state, domain=batch.domain)
 
   return step_fn
 
@@ -199,12 +194,19 @@ def _add(
   return meters.replace(sums=sums, counts=meters.counts.at[domain].add(1))
 
 
-def _keep_if_finite(new, old, domain, value):
-  """Returns the new state, or the old one once a value was not finite."""
-  good = jnp.isfinite(value) & (old.failed_step == 0)
+def _keep_if(good, new, old, *, domain):
+  """Returns the new state, or the old one if the step does not count.
+
+  Prototypes are as they should be already: a choice would copy their tables.
+  """
   first = (old.failed_step == 0) & ~good
-  kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+  kept = jax.tree.map(
+    lambda a, b: jnp.where(good, a, b),
+    new.replace(prototypes=None),
+    old.replace(prototypes=None),
+  )
   return kept.replace(
+    prototypes=new.prototypes,
     failed_step=jnp.where(first, new.step, old.failed_step),
     failed_domain=jnp.where(first, domain, old.failed_domain),
   )

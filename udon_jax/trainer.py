@@ -133,7 +133,7 @@ def _describe(run: runs.Run, workdir: epath.Path) -> None:
       **environment.describe(run.mesh),
       "num_steps": run.num_steps,
       "frozen_steps": run.frozen_steps,
-      "num_parameters": overview.num_parameters(run.abstract_state),
+      "num_parameters": overview.num_parameters(run.abstract_state, run.layout),
     },
   )
 

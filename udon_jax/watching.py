@@ -39,7 +39,7 @@ def open_writer(
     )
   writer = writers.Writer(workdir, is_main=is_main, step=step, others=others)
   if is_main:
-    overview.write_parameters(workdir, run.abstract_state)
+    overview.write_parameters(workdir, run.abstract_state, run.layout)
   return writer
 
 

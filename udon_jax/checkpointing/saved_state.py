@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 from udon_jax import partitioning, prototypes, train_state
 
 PARAMS, TRAINING = "params", "training"
+# Beside the class tables by role: up to which update each domain has come.
+UPDATED = "updated"
 
 
 def from_state(
@@ -29,7 +31,11 @@ def from_state(
     mesh: the mesh.
   """
   fields = _fields(state)
-  fields["prototypes"] = _unpack(fields["prototypes"], layout=layout, mesh=mesh)
+  tables = fields["prototypes"]
+  fields["prototypes"] = {
+    **_unpack(tables, layout=layout, mesh=mesh),
+    UPDATED: tables.updated,
+  }
   return _in_parts(fields)
 
 
@@ -47,11 +53,14 @@ def abstract(
   shapes = jax.eval_shape(
     lambda x: prototypes.unpack(x, layout), fields["prototypes"]
   )
-  fields["prototypes"] = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    _class_shardings(shapes, mesh),
-  )
+  fields["prototypes"] = {
+    **jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes,
+      _class_shardings(shapes, mesh),
+    ),
+    UPDATED: fields["prototypes"].updated,
+  }
   return _in_parts(fields)
 
 
@@ -61,8 +70,8 @@ def to_state(
   """Returns the state on this mesh of what lies as `abstract` says."""
   fields = {PARAMS: saved[PARAMS], **saved[TRAINING]}
   fields["prototypes"] = jax.jit(
-    lambda x: prototypes.pack(x, layout),
-    out_shardings=prototypes.tables_sharding(mesh),
+    lambda x: prototypes.pack(x, x[UPDATED], layout),
+    out_shardings=prototypes.shardings(mesh),
   )(fields["prototypes"])
   return train_state.TrainState(**fields)
 

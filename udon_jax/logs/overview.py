@@ -28,7 +28,8 @@ class Work:
   Attributes:
     full_step: of a step.
     frozen_step: of a step that leaves the backbone as it is.
-    prototypes: of the class prototypes, part of either.
+    prototypes: of the class prototypes, part of either, in the mean over the
+      domains.
     embedding: of one image, by the student.
     open_loops: loops that were counted as one round.
   """
@@ -48,7 +49,7 @@ def count_work(
   *,
   model: Any,
   make_step: Callable[[bool], train_step.StepFn],
-  prototype_step: prototypes.StepFn,
+  prototype_step: prototypes.Step,
   state: train_state.TrainState,
   batch_size: int,
   image_size: int,
@@ -65,7 +66,7 @@ def count_work(
     image_size: side of the images.
   """
   shape: Any = jax.ShapeDtypeStruct
-  scalar, rate = shape((), jnp.int32), shape((), jnp.float32)
+  scalar = shape((), jnp.int32)
   labels = shape((batch_size,), jnp.int32)
   images = shape((batch_size, image_size, image_size, 3), jnp.uint8)
   batch = structs.Batch(images, labels, scalar)
@@ -73,27 +74,23 @@ def count_work(
     flops.count(make_step(f), state, batch) for f in (False, True)
   )
 
-  def classify(tables, student, teacher, labels, domain, rate, count):
-    return prototype_step(
-      tables,
-      student=student,
-      teacher=teacher,
-      labels=labels,
-      domain=domain,
-      learning_rate=rate,
-      count=count,
-    )
+  def classify(tables, embedded):
+    scores, tables = prototype_step.score(tables, embedded)
+    return scores, prototype_step.update(tables, embedded, scores.sums, True)
 
-  classes = flops.count(
+  # Of a block, as the blocks are those of the domain: part of the steps above.
+  block = flops.count(
     classify,
     state.prototypes,
-    shape((batch_size, model.student_dim), jnp.float32),
-    shape((batch_size, model.teacher_dim), jnp.float32),
-    labels,
-    scalar,
-    rate,
-    scalar,
+    prototypes.Batch(
+      shape((batch_size, model.student_dim), jnp.float32),
+      shape((batch_size, model.teacher_dim), jnp.float32),
+      labels,
+      scalar,
+      scalar,
+    ),
   )
+  classes = prototype_step.flops(batch_size)
   embedding = flops.count(
     lambda params, images, domain: (
       model.apply({"params": params}, images, domain, train=False).student
@@ -103,11 +100,11 @@ def count_work(
     scalar,
   )
   return Work(
-    full_step=full.flops,
-    frozen_step=frozen.flops,
-    prototypes=classes.flops,
+    full_step=full.flops - block.flops + classes,
+    frozen_step=frozen.flops - block.flops + classes,
+    prototypes=classes,
     embedding=embedding.flops,
-    open_loops=full.open_loops,
+    open_loops=full.open_loops - block.open_loops,
   )
 
 
@@ -125,11 +122,16 @@ def format_work(work: Work) -> str:
 
 
 def write_parameters(
-  workdir: epath.PathLike, state: train_state.TrainState
+  workdir: epath.PathLike,
+  state: train_state.TrainState,
+  layout: prototypes.Layout,
 ) -> None:
   """Writes the table of all parameters, by name, shape, type and size."""
   table = parameter_overview.get_parameter_overview(
-    {"module": state.params, "prototypes": prototypes.params(state.prototypes)},
+    {
+      "module": state.params,
+      "prototypes": prototypes.by_domain(state.prototypes, layout),
+    },
     include_stats=False,
     max_lines=None,
   )
@@ -138,22 +140,26 @@ def write_parameters(
   )
 
 
-def num_parameters(state: train_state.TrainState) -> dict[str, int]:
+def num_parameters(
+  state: train_state.TrainState, layout: prototypes.Layout
+) -> dict[str, int]:
   """Returns how many parameters "module" and "prototypes" hold."""
   count = parameter_overview.count_parameters
   return {
     "module": int(count(state.params)),
-    "prototypes": int(count(prototypes.params(state.prototypes))),
+    "prototypes": int(count(prototypes.by_domain(state.prototypes, layout))),
   }
 
 
-def format_totals(state: train_state.TrainState) -> str:
+def format_totals(
+  state: train_state.TrainState, layout: prototypes.Layout
+) -> str:
   """Returns the line that a run prints about its parameters."""
   count = parameter_overview.count_parameters
   parts = ", ".join(
     f"{count(tree):,} {name}" for name, tree in sorted(state.params.items())
   )
-  totals = num_parameters(state)
+  totals = num_parameters(state, layout)
   return (
     f"parameters: {totals['module']:,} of the module ({parts}), "
     f"{totals['prototypes']:,} of class prototypes"
