@@ -15,6 +15,7 @@ from udon_jax import (
   resuming,
 )
 from udon_jax import run as runs
+from udon_jax.checkpointing import saved_state
 
 BEST = runs.BEST_METRIC
 MESHES = {"8x1": (8, 1), "2x4": (2, 4), "1x8": (1, 8), "1x1": (1, 1)}
@@ -211,3 +212,44 @@ def test_another_model_or_other_domains_are_named(
 ):
   with pytest.raises(errors.UserError, match=words):
     restore_from(folder, set_up("1x1", **changes), tmp_path)
+
+
+def test_prototypes_of_older_checkpoints_are_of_their_step(saver, tmp_path):
+  """They were all updated in every step, and did not tell."""
+  run, state = saver
+  parts = saved_state.without_updates(
+    saved_state.from_state(state, layout=run.layout, mesh=run.mesh)
+  )
+  with pytest.MonkeyPatch.context() as patch, open_folder(tmp_path) as folder:
+    patch.setattr(saved_state, "from_state", lambda *_, **__: parts)
+    save(folder, saver, 7)
+  with open_folder(tmp_path) as checkpointer:
+    found = checkpointer.restore(
+      7, run.abstract_state, layout=run.layout, mesh=run.mesh
+    )
+  assert_equal(by_domain(found, run), by_domain(state, run))
+  np.testing.assert_array_equal(
+    found.prototypes.updated, [int(state.step)] * len(fakes.DOMAINS)
+  )
+
+
+def test_other_rates_hold_from_the_checkpoint_on(tmp_path):
+  """Idle prototypes are brought up to date with the rates that saved them."""
+  old = set_up("1x1")
+  state, _ = training.take_steps(old, old.init_state(), (0, 1, 2, 1, 1))
+  expected = prototypes.unpack(training.up_to_date(old, state), old.layout)
+  with open_folder(tmp_path / "old") as checkpointer:
+    save(checkpointer, (old, state), 5)
+  for changes, same in (
+    ({"optimizer__learning_rate": 1e-4}, False),
+    ({"optimizer__schedule": "cosine"}, False),
+    ({"num_train_steps": 40}, True),
+    ({}, True),
+  ):
+    run = set_up("1x1", **changes)
+    found = restore_from(tmp_path / "old", run, tmp_path / "new")
+    np.testing.assert_array_equal(
+      found.prototypes.updated, [1, 5, 3] if same else [5, 5, 5]
+    )
+    if not same:
+      assert_equal(prototypes.unpack(found.prototypes, run.layout), expected)

@@ -76,11 +76,11 @@ def test_complete_and_locked(name):
 def test_values_fit_each_other(name):
   config = ALL[name]
   checks.check(config)
-  build.hyper(config)
   sizes = [domains.UNED[d].num_examples["train"] for d in config.domains]
   steps, frozen = semantics.num_steps(config, sizes)
   assert 0 <= frozen < steps
-  build.optimizer(config, steps, frozen_steps=frozen)
+  adamw = build.optimizer(config, steps, frozen_steps=frozen)
+  build.hyper(config, adamw)
   model = build.model(config, len(sizes))
   size = config.data.crop_size
   jax.eval_shape(

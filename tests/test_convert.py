@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import fakes, official
+from tests import fakes, official, training
 from tests import official_runs as runs
 from tests.test_checkpointing import (
   assert_equal,
@@ -51,6 +51,16 @@ def counted(state):
   return state.replace(
     step=count(state.step, STEP),
     opt_state=jax.tree_util.tree_map_with_path(set_counts, state.opt_state),
+    prototypes=lagging(state.prototypes),
+  )
+
+
+def lagging(tables):
+  """Returns tables whose second domain was not trained for three steps."""
+  positive = [abs(x) for x in (tables.student, tables.teacher)]
+  updated = np.asarray([STEP, STEP - 3, STEP], np.int32)
+  return prototypes.Prototypes(
+    *positive, jax.device_put(updated, tables.updated.sharding)
   )
 
 

@@ -45,7 +45,10 @@ def noise(tree, seed):
 def saved(tmp_path_factory):
   """A run, the states of its steps, and a folder that holds them all."""
   run = set_up()
-  states = {step: noise(run.abstract_state, step) for step in STEPS}
+  states = {
+    step: training.without_padding(run, noise(run.abstract_state, step))
+    for step in STEPS
+  }
   folder = tmp_path_factory.mktemp("saved")
   with open_folder(folder) as checkpointer:
     for step, state in states.items():

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tests import fakes
-from udon_jax import partitioning, structs
+from udon_jax import partitioning, prototypes, structs
 from udon_jax import run as runs
 
 
@@ -40,6 +40,18 @@ def up_to_date(run, state):
   """Returns the prototypes with all domains as of the state's step."""
   return jax.jit(run.prototype_step.bring_up_to_date)(
     state.prototypes, state.step
+  )
+
+
+def without_padding(run, state):
+  """Returns a state whose class tables hold nothing where no class is."""
+  return state.replace(
+    prototypes=jax.jit(
+      lambda x: prototypes.pack(
+        prototypes.unpack(x, run.layout), x.updated, run.layout
+      ),
+      out_shardings=prototypes.shardings(run.mesh),
+    )(state.prototypes)
   )
 
 

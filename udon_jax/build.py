@@ -118,45 +118,34 @@ def loss_weights(config: Config) -> dict[str, float]:
   return {name: float(config.loss.weights[name]) for name in losses.TERMS}
 
 
-def prototype_step(
-  config: Config,
-  layout: prototypes.Layout,
-  device_mesh: Mesh,
-  adamw: optim.AdamW,
-) -> prototypes.Step:
-  """Returns the part of a training step on the class prototypes.
+def hyper(config: Config, adamw: optim.AdamW) -> prototypes.Hyper:
+  """Returns what training the class prototypes needs to know.
 
   Args:
     config: the config.
-    layout: of the tables on the mesh.
-    device_mesh: the mesh.
     adamw: the optimizer of the module, whose heads' rate they share.
   """
   loss = config.loss
-  return prototypes.Step(
-    layout,
-    device_mesh,
-    prototypes.Hyper(
-      student_dim=config.model.student_dim,
-      teacher_dim=config.model.teacher_dim,
-      terms=prototypes.Terms(
-        classifier=loss.classifier,
-        margin=loss.margin,
-        scale=loss.scale,
-        label_smoothing=loss.label_smoothing,
-        teacher_temperature=loss.teacher_temperature,
-        student_temperature=loss.student_temperature,
-        weights=loss_weights(config),
-      ),
-      adamw=prototypes.AdamW(
-        adamw.groups[train_step.HEADS].schedule,
-        b1=adamw.b1,
-        b2=adamw.b2,
-        eps=adamw.eps,
-        weight_decay=adamw.weight_decay,
-      ),
-      precision=config.prototypes.precision,
+  return prototypes.Hyper(
+    student_dim=config.model.student_dim,
+    teacher_dim=config.model.teacher_dim,
+    terms=prototypes.Terms(
+      classifier=loss.classifier,
+      margin=loss.margin,
+      scale=loss.scale,
+      label_smoothing=loss.label_smoothing,
+      teacher_temperature=loss.teacher_temperature,
+      student_temperature=loss.student_temperature,
+      weights=loss_weights(config),
     ),
+    adamw=prototypes.AdamW(
+      adamw.groups[train_step.HEADS].schedule,
+      b1=adamw.b1,
+      b2=adamw.b2,
+      eps=adamw.eps,
+      weight_decay=adamw.weight_decay,
+    ),
+    precision=config.prototypes.precision,
   )
 
 

@@ -7,12 +7,15 @@ import os
 from typing import Any, TypeVar
 
 from etils import epath
+import jax
 
 from udon_jax import (
   build,
   checkpointing,
   errors,
   official_state,
+  prototypes,
+  semantics,
   train_state,
   workdirs,
 )
@@ -125,7 +128,7 @@ def _restore_newest(run, checkpointer, workdir) -> State | None:
         f"the checkpoint of step {step} leads to the divergence at step "
         f"{diverged}, whatever the rates; going back further"
       )
-    return _restore(run, checkpointer, step)
+    return _restore(run, checkpointer, step, meta)
 
   found, passed = _newest_whole(checkpointer, restore)
   for other in passed:
@@ -157,7 +160,7 @@ def _restore_from(run, workdir) -> State:
         f"{found}, this run has {wanted}; use the same data and config.domains"
       )
     workdirs.check_same_model(workdir, saved=meta.config, given=run.meta.config)
-    return _restore(run, checkpointer, step)
+    return _restore(run, checkpointer, step, meta)
 
   with contextlib.closing(
     checkpointing.open_existing(workdir, best=runs.BEST_METRIC)
@@ -169,10 +172,30 @@ def _restore_from(run, workdir) -> State:
   return state
 
 
-def _restore(run, checkpointer, step):
-  return checkpointer.restore(
+def _restore(run, checkpointer, step, meta):
+  """Returns the state of a checkpoint of a run with other rates or the same.
+
+  Prototypes lag behind where their domain was not trained last. If rates
+  change, they are brought up to date before, with those of the run that saved.
+  """
+  state = checkpointer.restore(
     step, run.abstract_state, layout=run.layout, mesh=run.mesh
   )
+  config = build.from_json(meta.config)
+  num_steps, frozen_steps = semantics.num_steps(
+    config, [domain["num_examples"] for domain in meta.domains]
+  )
+  same = meta.config["optimizer"] == run.meta.config["optimizer"]
+  if same and (
+    num_steps == run.num_steps or config.optimizer.schedule == "constant"
+  ):
+    return state
+  adamw = build.optimizer(config, num_steps, frozen_steps=frozen_steps)
+  old = prototypes.Step(run.layout, run.mesh, build.hyper(config, adamw))
+  tables = jax.jit(old.bring_up_to_date, donate_argnums=0)(
+    state.prototypes, state.step
+  )
+  return state.replace(prototypes=tables)
 
 
 def _newest_whole(

@@ -173,7 +173,9 @@ def set_up(
     config=config,
     model=model,
     optimizer=optimizer,
-    prototype_step=build.prototype_step(config, layout, mesh, optimizer),
+    prototype_step=prototypes.Step(
+      layout, mesh, build.hyper(config, optimizer)
+    ),
     step_config=build.step_config(config, policy),
   )
   full_step, frozen_step = parts.compile_steps(places)

@@ -33,11 +33,12 @@ _DEFINING: tuple[str, ...] = (
   "loss",
   "sampler",
   "optimizer",
+  "prototypes.precision",
 )
 _LENGTH = ("num_train_steps", "num_epochs")
 _FREE = ("model.unroll",)
 # What a run that diverged may change, to get past the step where it did.
-_CURES = ("optimizer", "model.dtype")
+_CURES = ("optimizer", "model.dtype", "prototypes.precision")
 # Keys on which the shapes of the parameters depend, and exceptions.
 _SHAPING = ("model", "data.crop_size")
 _SHAPELESS = (

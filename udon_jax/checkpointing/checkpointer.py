@@ -171,8 +171,17 @@ class Checkpointer:
       DamagedError: it cannot be read, or is not what was saved.
     """
     target = saved_state.abstract(abstract, layout=layout, mesh=mesh)
+    if not self._tells_updates(step):
+      target = saved_state.without_updates(target)
     saved = self._restore_arrays(step, target)
     return saved_state.to_state(saved, layout=layout, mesh=mesh)
+
+  def _tells_updates(self, step: int) -> bool:
+    """Whether a checkpoint tells which updates its prototypes had."""
+    with self._verified(step, saved_state.TRAINING):
+      with ocp.StandardCheckpointer() as reader:
+        told = reader.metadata(self._folder / str(step) / saved_state.TRAINING)
+      return saved_state.UPDATED in told.item_metadata.tree["prototypes"]
 
   def restore_params(self, step: int, abstract: Any) -> Any:
     """Returns the module's parameters alone; raises a DamagedError."""

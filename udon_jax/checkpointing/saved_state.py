@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from udon_jax import partitioning, prototypes, train_state
 
@@ -64,15 +65,27 @@ def abstract(
   return _in_parts(fields)
 
 
+def without_updates(saved: dict[str, Any]) -> dict[str, Any]:
+  """Returns the form of a time in which all prototypes were always updated."""
+  training = dict(saved[TRAINING])
+  tables = training["prototypes"]
+  training["prototypes"] = {k: v for k, v in tables.items() if k != UPDATED}
+  return {**saved, TRAINING: training}
+
+
 def to_state(
   saved: dict[str, Any], *, layout: prototypes.Layout, mesh: Mesh
 ) -> train_state.TrainState:
   """Returns the state on this mesh of what lies as `abstract` says."""
   fields = {PARAMS: saved[PARAMS], **saved[TRAINING]}
+  tables, step = fields["prototypes"], fields["step"]
+  updated = tables.get(UPDATED)
+  if updated is None:
+    updated = np.full(len(layout.names), step, np.int32)
   fields["prototypes"] = jax.jit(
-    lambda x: prototypes.pack(x, x[UPDATED], layout),
+    lambda x, n: prototypes.pack(x, n, layout),
     out_shardings=prototypes.shardings(mesh),
-  )(fields["prototypes"])
+  )(tables, updated)
   return train_state.TrainState(**fields)
 
 

@@ -71,7 +71,7 @@ class Scalars(NamedTuple):
     num_terms: terms that are summed one by one; 0 if the expansion is used.
     total: A, the sum of the weights.
     mean: weighted mean of the roots.
-    moments: M_2, M_3, ...
+    moments: M_1, M_2, M_3, ...; the first is what rounding leaves of 0.
   """
 
   decays: tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]
@@ -116,14 +116,12 @@ def scalars(
   )
   weights = jnp.where(inside, weights, 0.0)
   roots = jnp.sqrt(b2_powers / _one_minus_power(adamw.b2, counts, dtype))
-  total = jnp.sum(weights)
+  total = _sum(weights)
   share = weights / jnp.where(total > 0.0, total, 1.0)
-  mean = jnp.sum(share * roots)
+  mean = _sum(share * roots)
   spread = roots / jnp.where(mean > 0.0, mean, 1.0) - 1.0
-  moments = tuple(
-    jnp.sum(share * spread**order) for order in range(2, _ORDER + 1)
-  )
-  left_out = jnp.sum(share * jnp.abs(spread) ** (_ORDER + 1))
+  moments = tuple(_sum(share * spread**order) for order in range(1, _ORDER + 1))
+  left_out = _sum(share * jnp.abs(spread) ** (_ORDER + 1))
   return Scalars(
     decays=(
       jnp.exp(log_decay),
@@ -148,20 +146,30 @@ def apply(
   param, mu, nu = block
   root = jnp.sqrt(nu)
 
-  def add_term(j, total):
+  def add_term(i, total):
+    j = by.num_terms - 1 - i  # the smallest first, to lose no digits
     return total + by.weights[j] / (root * by.roots[j] + adamw.eps)
 
   one_by_one = jax.lax.fori_loop(0, by.num_terms, add_term, root * 0.0)
   denominator = root * by.mean + adamw.eps
   q = root * by.mean / denominator
   series = jnp.zeros_like(q)
-  for order in range(_ORDER, 1, -1):
-    sign = 1.0 if order % 2 == 0 else -1.0
-    series = series * q + sign * by.moments[order - 2]
-  expanded = by.total / denominator * (1.0 + q * q * series)
+  for moment in reversed(by.moments):
+    series = q * (moment - series)
+  expanded = by.total / denominator * (1.0 - series)
   moved = mu * jnp.where(by.num_terms > 0, one_by_one, expanded)
   decays = by.decays
   return jnp.stack([param * decays[0] - moved, mu * decays[1], nu * decays[2]])
+
+
+def _sum(x: Float[Array, "j"]) -> Float[Array, ""]:
+  """Returns the sum, by halves: it loses fewer digits than one by one."""
+  length = 1 << (x.shape[0] - 1).bit_length()
+  x = jnp.pad(x, (0, length - x.shape[0]))
+  while length > 1:
+    length //= 2
+    x = x[:length] + x[length:]
+  return x[0]
 
 
 def _log_decay(
