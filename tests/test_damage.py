@@ -46,7 +46,7 @@ def saved(tmp_path_factory):
   """A run, the states of its steps, and a folder that holds them all."""
   run = set_up()
   states = {
-    step: training.without_padding(run, noise(run.abstract_state, step))
+    step: training.with_fitting_prototypes(run, noise(run.abstract_state, step))
     for step in STEPS
   }
   folder = tmp_path_factory.mktemp("saved")

@@ -1,6 +1,7 @@
 """Runs steps of the tiny config without files."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tests import fakes
@@ -43,12 +44,14 @@ def up_to_date(run, state):
   )
 
 
-def without_padding(run, state):
-  """Returns a state whose class tables hold nothing where no class is."""
+def with_fitting_prototypes(run, state):
+  """Returns a state whose tables are up to date, and empty between domains."""
   return state.replace(
     prototypes=jax.jit(
       lambda x: prototypes.pack(
-        prototypes.unpack(x, run.layout), x.updated, run.layout
+        prototypes.unpack(x, run.layout),
+        jnp.broadcast_to(state.step, x.updated.shape),
+        run.layout,
       ),
       out_shardings=prototypes.shardings(run.mesh),
     )(state.prototypes)

@@ -179,9 +179,10 @@ class Checkpointer:
   def _tells_updates(self, step: int) -> bool:
     """Whether a checkpoint tells which updates its prototypes had."""
     with self._verified(step, saved_state.TRAINING):
-      with ocp.StandardCheckpointer() as reader:
-        told = reader.metadata(self._folder / str(step) / saved_state.TRAINING)
-      return saved_state.UPDATED in told.item_metadata.tree["prototypes"]
+      told = ocp.StandardCheckpointHandler().metadata(
+        self._folder / str(step) / saved_state.TRAINING
+      )
+      return saved_state.UPDATED in told["prototypes"]
 
   def restore_params(self, step: int, abstract: Any) -> Any:
     """Returns the module's parameters alone; raises a DamagedError."""
