@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import fakes, training
+from tests import fakes, hlo, training
 from udon_jax import prototypes
 
 SEQUENCE = (0, 1, 2, 1, 1, 0, 2, 2)
@@ -161,3 +161,27 @@ def test_clipping_bounds_the_gradient(monkeypatch):
   before = jax.device_get(start.params)
   after, _ = training.take_steps(tight, start, (0,))
   assert_trees_close(after.params, before, atol=1e-7)
+
+
+@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4), (1, 8)])
+def test_a_whole_step_with_many_classes(data, fsdp, monkeypatch):
+  """No collective grows with the classes, no table is copied or held twice."""
+  found = {}
+  for factor in (1, 16):
+    counts = {k: factor * n for k, n in fakes.NUM_CLASSES.items()}
+    counts["sop"] = factor * 30_000
+    monkeypatch.setattr(fakes, "NUM_CLASSES", counts)
+    run = training.set_up(fakes.changed(mesh__data=data, mesh__fsdp=fsdp))
+    monkeypatch.undo()
+    compiled = training.lower(run).compile()
+    found[factor] = hlo.collective_sizes(compiled.as_text())
+    memory = compiled.memory_analysis()
+    shards = [
+      x.sharding.shard_shape(x.shape)
+      for x in jax.tree.leaves(run.abstract_state)
+    ]
+    num_bytes = 4 * sum(int(np.prod(s)) for s in shards)
+    assert memory.alias_size_in_bytes >= 0.99 * num_bytes
+  assert found[1] == found[16]
+  rows = 3 * run.layout.rows * run.config.model.teacher_dim
+  assert max(hlo.copied_sizes(compiled.as_text())) <= rows

@@ -37,6 +37,25 @@ def take_steps(run, state, domains, *, step_fn=None):
   return state, np.asarray(losses)
 
 
+def lower(run, step_fn=None):
+  """Returns a step of a run, lowered for its devices."""
+  size, batch = run.config.data.crop_size, run.config.batch_size
+  rows = partitioning.batch_sharding(run.mesh)
+  whole = partitioning.replicated(run.mesh)
+
+  def shape(dims, dtype, sharding):
+    return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+  return (step_fn or run.train_step).lower(
+    run.abstract_state,
+    structs.Batch(
+      shape((batch, size, size, 3), jnp.uint8, rows),
+      shape((batch,), jnp.int32, rows),
+      shape((), jnp.int32, whole),
+    ),
+  )
+
+
 def up_to_date(run, state):
   """Returns the prototypes with all domains as of the state's step."""
   return jax.jit(run.prototype_step.bring_up_to_date)(
