@@ -163,7 +163,14 @@ def test_clipping_bounds_the_gradient(monkeypatch):
   assert_trees_close(after.params, before, atol=1e-7)
 
 
-@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4), (1, 8)])
+@pytest.mark.parametrize(
+  "data, fsdp",
+  [
+    (2, 4),
+    pytest.param(8, 1, marks=pytest.mark.slow),
+    pytest.param(1, 8, marks=pytest.mark.slow),
+  ],
+)
 def test_a_whole_step_with_many_classes(data, fsdp, monkeypatch):
   """No collective grows with the classes, no table is copied or held twice."""
   found = {}
