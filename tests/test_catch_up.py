@@ -15,7 +15,7 @@ from udon_jax.prototypes import catch_up
 B1, B2, EPS = 0.9, 0.999, 1e-8
 
 
-def draw(seed, size=4000):
+def draw(seed, size=1000):
   """Returns parameters and moments as training has them, of any size."""
   rng = np.random.default_rng(seed)
   nu = 10.0 ** rng.uniform(-20, -5, size)

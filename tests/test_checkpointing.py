@@ -106,8 +106,8 @@ def test_any_mesh_restores_bit_for_bit(saver, folder, shape):
     run.layout.offsets, run.layout.num_classes, strict=True
   ):
     block = np.asarray(state.prototypes.student)[start]
-    assert block[:, :classes].any()
-    assert not block[:, classes:].any()
+    assert block[..., :classes].any()
+    assert not block[..., classes:].any()
 
 
 def test_parameters_come_back_alone(saver, folder):

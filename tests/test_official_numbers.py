@@ -59,8 +59,8 @@ def test_losses(golden, prefix, classifier):
     layout,
   )
   hyper = fakes.prototypes_hyper(
-    student_dim=tables.student.shape[-1],
-    teacher_dim=tables.teacher.shape[-1],
+    student_dim=tables.student.shape[2],
+    teacher_dim=tables.teacher.shape[2],
     classifier=classifier,
     margin=MARGINS[classifier],
   )

@@ -45,7 +45,7 @@ def test_any_mesh_gives_the_losses_of_one_device(one_device, data, fsdp):
   kernel = kernel["MlpBlock_3"]["Dense_0"]["kernel"]
   assert kernel.addressable_shards[0].data.shape[1] * fsdp == kernel.shape[1]
   table = state.prototypes.teacher
-  assert table.addressable_shards[0].data.shape[2] * 8 == table.shape[2]
+  assert table.addressable_shards[0].data.shape[3] * 8 == table.shape[3]
 
 
 def test_one_program_serves_every_domain(one_device):
@@ -125,7 +125,7 @@ def test_a_step_that_is_not_finite_changes_nothing(one_device):
   good = jax.device_get(state)
   poisoned = state.replace(
     prototypes=state.prototypes.replace(
-      student=state.prototypes.student.at[1, 0, 5].set(np.nan)
+      student=state.prototypes.student.at[1, 0, :, 5].set(np.nan)
     )
   )
   # Block 1 is of domain 1: only a step of that domain meets it.

@@ -140,8 +140,8 @@ def scalars(
 
 
 def apply(
-  adamw: AdamW, by: Scalars, block: Float[Array, "3 r d"]
-) -> Float[Array, "3 r d"]:
+  adamw: AdamW, by: Scalars, block: Float[Array, "3 d r"]
+) -> Float[Array, "3 d r"]:
   """Returns (param, mu, nu) after the updates."""
   param, mu, nu = block
   root = jnp.sqrt(nu)

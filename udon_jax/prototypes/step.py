@@ -311,17 +311,17 @@ class _View:
 
 
 def _cosines(
-  embeddings: Float[Array, "b d"], rows: Float[Array, "r d"], *, precision
+  embeddings: Float[Array, "b d"], rows: Float[Array, "d r"], *, precision
 ) -> Float[Array, "b r"]:
   """Returns the cosines of unit embeddings with prototypes of any length."""
-  squares = jnp.sum(rows**2, axis=-1, keepdims=True)
+  squares = jnp.sum(rows**2, axis=0, keepdims=True)
   unit = rows * jax.lax.rsqrt(jnp.maximum(squares, _MIN_SQUARED_NORM))
-  return jnp.einsum("bd,rd->br", embeddings, unit, precision=precision)
+  return jnp.einsum("bd,dr->br", embeddings, unit, precision=precision)
 
 
 def _adamw(
-  block: Float[Array, "3 r d"], grad: Float[Array, "r d"], *, rate, count, hyper
-) -> Float[Array, "3 r d"]:
+  block: Float[Array, "3 d r"], grad: Float[Array, "d r"], *, rate, count, hyper
+) -> Float[Array, "3 d r"]:
   """AdamW with decoupled decay (arXiv 1711.05101), as optax computes it."""
   param, mu, nu = block
   mu = hyper.b1 * mu + (1.0 - hyper.b1) * grad

@@ -3,7 +3,8 @@
 A table is made of blocks that hold parameter, first and second moment side by
 side, so that a step changes a block in place. A domain has blocks of its own.
 Every block is cut along its rows over all devices: each holds a part of every
-domain, and all devices do the same work.
+domain, and all devices do the same work. Rows, one a class, are the last axis:
+accelerators pad it to whole registers, and copy tables that they find narrow.
 
 Shape legend: k blocks of a table, r rows of a block, d embedding dim, c classes
 of a domain, n domains.
@@ -23,16 +24,17 @@ import numpy as np
 
 from udon_jax import partitioning
 
-Table: TypeAlias = Float[Array, "k 3 r d"]
+Table: TypeAlias = Float[Array, "k 3 d r"]
 
 # Blocks are cut along their rows over every device of the mesh.
-BLOCKS = P(None, None, partitioning.AXES)
+BLOCKS = P(None, None, None, partitioning.AXES)
 # Rows of a block on each device: large enough for full speed, small enough to
 # need little memory (benchmarks/bench_prototypes.py).
 _ROWS = {"cpu": 2048}
 _ROWS_ELSEWHERE = 8192
-# Rows on a device are a multiple of this.
-_GRANULE = 8
+# Rows on a device are a multiple of this; of an accelerator's registers.
+_GRANULE = {"cpu": 8}
+_GRANULE_ELSEWHERE = 128
 # Of the products of embeddings and prototypes; see jax.lax.Precision.
 PRECISIONS = ("highest", "high", "default")
 
@@ -101,10 +103,11 @@ def make_layout(
     rows: most rows of a block on each device; None takes the platform's best.
       There are fewer if no domain has so many.
   """
+  platform = mesh.devices.flat[0].platform
+  granule = _GRANULE.get(platform, _GRANULE_ELSEWHERE)
   if rows is None:
-    platform = mesh.devices.flat[0].platform
     rows = _ROWS.get(platform, _ROWS_ELSEWHERE)
-  needed = -(-max(num_classes) // (mesh.size * _GRANULE)) * _GRANULE
+  needed = -(-max(num_classes) // (mesh.size * granule)) * granule
   return Layout(tuple(names), tuple(num_classes), mesh.size, min(rows, needed))
 
 
@@ -135,7 +138,8 @@ def init(
         jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound
       )
       rows = jnp.arange(blocks * layout.block_rows).reshape(shape[:2])
-      parts.append(jnp.where(rows[..., None] < classes, values, 0.0))
+      values = jnp.where(rows[..., None] < classes, values, 0.0)
+      parts.append(jnp.swapaxes(values, 1, 2))
     param = jnp.concatenate(parts)
     return jnp.pad(param[:, None], ((0, 0), (0, 2), (0, 0), (0, 0)))
 
@@ -165,8 +169,8 @@ def unpack(
       layout.num_classes,
       strict=True,
     ):
-      part = jnp.moveaxis(table[start : start + blocks], 1, 2)
-      found[name] = part.reshape(-1, 3, part.shape[-1])[:classes]
+      part = jnp.moveaxis(table[start : start + blocks], 3, 1)
+      found[name] = part.reshape(-1, *part.shape[2:])[:classes]
     return found
 
   return {"student": split(tables.student), "teacher": split(tables.teacher)}
@@ -187,7 +191,7 @@ def pack(
       padding = blocks * layout.block_rows - classes
       part = jnp.pad(by_name[name], ((0, padding), (0, 0), (0, 0)))
       part = part.reshape(blocks, layout.block_rows, 3, -1)
-      parts.append(jnp.moveaxis(part, 2, 1))
+      parts.append(jnp.moveaxis(part, 1, 3))
     return jnp.concatenate(parts)
 
   return Prototypes(
