@@ -24,6 +24,7 @@ LEVELS = (
     "chips",
     "flops",
     "partitioning",
+    "processes",
     "losses",
     "prototypes",
     "sampling",

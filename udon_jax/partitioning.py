@@ -60,8 +60,19 @@ def make_mesh(
       f"{given} do not multiply to the {len(devices)} devices; set one of "
       "them to -1"
     )
-  return jax.make_mesh(
+  mesh = jax.make_mesh(
     (data, fsdp), AXES, devices=devices, axis_types=(AxisType.Auto,) * 2
+  )
+  order = [device.process_index for device in mesh.devices.flat]
+  if order == sorted(order):
+    return mesh
+  # JAX follows the wires alone. The rows of a batch that a process reads lie
+  # together and in the order of processes, or embeddings would change places.
+  devices = sorted(
+    devices, key=lambda device: (device.process_index, device.id)
+  )
+  return Mesh(
+    np.array(devices).reshape(data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2
   )
 
 
@@ -140,9 +151,10 @@ def put_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     Global arrays, split over all devices along the first axis.
   """
   sharding = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), tree
-  )
+  with jax.transfer_guard_host_to_device("allow"):  # it is what is asked for
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, x), tree
+    )
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -151,8 +151,8 @@ def _differing(
     return any(key == g or key.startswith(f"{g}.") for g in groups)
 
   defaults = build.to_json(default_config.get_config())
-  old = {**_flatten(defaults), **_flatten(saved)}
-  new = _flatten(given)
+  old = {**flatten(defaults), **flatten(saved)}
+  new = flatten(given)
   return ", ".join(
     f"config.{key} is {old.get(key)} there and {new.get(key)} here"
     for key in sorted(old.keys() | new.keys())
@@ -210,11 +210,12 @@ def check_same_data(
       )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns the values of a nested config by "a.b.c"."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat.update(_flatten(value, f"{prefix}{key}."))
+      flat.update(flatten(value, f"{prefix}{key}."))
     else:
       flat[f"{prefix}{key}"] = value
   return flat
