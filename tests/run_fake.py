@@ -1,9 +1,9 @@
 """Trains the tiny config: `python -m tests.run_fake WORKDIR SECONDS [FLAGS]`.
 
-The flags are those of several processes, and --devices, of each, --mesh=D,F and
---seed.
+The flags are those of several processes and some of its own.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -12,12 +12,17 @@ from absl import flags
 import jax
 
 from tests import fakes
-from udon_jax import cli, processes, trainer
+from udon_jax import checkpointing, cli, errors, processes, trainer
+from udon_jax import run as runs
 
 _JOIN = processes.define_flags()
 _DEVICES = flags.DEFINE_integer("devices", None, "Of this process.")
 _MESH = flags.DEFINE_list("mesh", ["-1", "1"], "Data and fsdp.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the config.")
+_STEPS = flags.DEFINE_integer("steps", 30, "Of the run.")
+_COPY = flags.DEFINE_string(
+  "copy", None, "Saves the newest checkpoint in another folder, and ends."
+)
 _FAIL_AT = flags.DEFINE_integer("fail_at", 0, "Batch that cannot be read.")
 
 
@@ -49,7 +54,7 @@ def fields_of(batch):
 def slowly(batches, pause):
   for i, batch in enumerate(batches):
     if _FAIL_AT.value and i == _FAIL_AT.value:
-      raise cli.errors.UserError("a batch cannot be read")
+      raise errors.UserError("a batch cannot be read")
     time.sleep(pause)
     yield batch
 
@@ -72,13 +77,31 @@ def slow_tasks(make, pause):
   ]
 
 
+def copy_newest(config, workdir, other):
+  """Restores a checkpoint, and saves what came."""
+  run = runs.set_up(config, fakes.sources(config))
+  with contextlib.ExitStack() as stack:
+    old, new = (
+      stack.enter_context(
+        contextlib.closing(
+          checkpointing.Checkpointer(x, keep_latest=1, best=runs.BEST_METRIC)
+        )
+      )
+      for x in (workdir, other)
+    )
+    places = {"layout": run.layout, "mesh": run.mesh}
+    step = old.latest_step
+    state = old.restore(step, run.abstract_state, **places)
+    new.save(step, state, meta=run.meta, metrics=None, **places)
+
+
 def main(workdir, pause):
   if _DEVICES.value is not None:
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
   processes.join(_JOIN())
   data, fsdp = map(int, _MESH.value)
   config = fakes.changed(
-    num_train_steps=30,
+    num_train_steps=_STEPS.value,
     log_every=4,
     eval_every=10,
     checkpoint_every=3,
@@ -87,6 +110,9 @@ def main(workdir, pause):
     mesh__fsdp=fsdp,
     seed=_SEED.value,
   )
+  if _COPY.value is not None:
+    copy_newest(config, workdir, _COPY.value)
+    return
   trainer.train(
     config,
     workdir,

@@ -10,14 +10,15 @@ import functools
 import logging
 import os
 import sys
-import traceback
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from udon_jax import errors
+
+Leave: TypeAlias = Callable[[int, BaseException | None], bool]
 
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
@@ -54,7 +55,7 @@ def run(
   main: Callable[[Sequence[str]], int | None],
   *,
   takes_arguments: bool = False,
-  leave: Callable[[int], None] | None = None,
+  leave: Leave | None = None,
 ) -> NoReturn:
   """Runs a command line and exits with its code.
 
@@ -64,8 +65,8 @@ def run(
       stderr and exit code 2.
     takes_arguments: whether there may be such arguments; flags may stand
       before, between and after them.
-    leave: called with the exit code before a failed process ends, where it may
-      have peers.
+    leave: called before a failed process ends, with its exit code and an error
+      that nobody has told of, where it may have peers; returns whether it has.
   """
   _set_up_logging()
   flags.FLAGS.set_gnu_getopt(takes_arguments)
@@ -92,10 +93,9 @@ def run(
     fail(_one_line(error), EXIT_STOPPED)
   except KeyboardInterrupt:
     fail("interrupted", EXIT_STOPPED)
-  except Exception:
-    if leave is not None:
-      traceback.print_exc()
-      leave(EXIT_LOST)
+  except Exception as error:
+    if leave is not None and leave(EXIT_LOST, error):
+      sys.exit(EXIT_LOST)
     raise
   sys.exit(0)
 
@@ -184,7 +184,7 @@ def _fail(
   code: int = EXIT_USAGE,
   *,
   at_once: bool = False,
-  leave: Callable[[int], None] | None = None,
+  leave: Leave | None = None,
 ) -> NoReturn:
   """Ends the process with one last line on stderr.
 
@@ -199,7 +199,7 @@ def _fail(
   sys.stderr.write(f"error: {message}\n")
   sys.stderr.flush()
   if leave is not None:
-    leave(code)
+    leave(code, None)
   if at_once:
     os._exit(code)
   sys.exit(code)

@@ -16,8 +16,10 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
+import traceback
 from typing import Any, TypeVar
 
 from absl import flags
@@ -157,8 +159,8 @@ def _knock(request: Request) -> None:
       if time.monotonic() > deadline:
         raise errors.UserError(
           f"--coordinator_address={address} does not answer in {seconds} s "
-          f"({error}); see that process 0 runs there and that the port is open, "
-          "or wait longer with --initialization_timeout"
+          f"({error}); see that process 0 runs there and that its port is "
+          "open, or wait longer with --initialization_timeout"
         ) from error
       time.sleep(0.2)
     else:
@@ -171,6 +173,9 @@ def fill(request: Request, environ: Mapping[str, str]) -> Request:
   Raises:
     UserError: a value cannot be, or is missing.
   """
+
+  if request.num_processes == 1:
+    return dataclasses.replace(request, coordinator_address=None)
 
   def number(given, flag, key):
     if given is not None or not environ.get(key):
@@ -384,19 +389,31 @@ def _differences(
   return f"{shown} and {more} more" if more > 0 else shown
 
 
-def leave(code: int) -> None:
+def leave(code: int, error: BaseException | None) -> bool:
   """Ends a process that has failed, without waiting long for its peers.
 
   If they fail for the same reason, all part in order; otherwise their next
   exchange with this one, or a heartbeat that is missing, ends them.
+
+  Args:
+    code: of the exit.
+    error: shown with its traceback, if there are peers.
+
+  Returns:
+    Whether it has peers, if it returns.
   """
   if not jax.distributed.is_initialized():
-    return
+    return False
+  if error is not None:
+    traceback.print_exception(error)
   parting = threading.Thread(target=_part, daemon=True)
   parting.start()
   parting.join(_PATIENCE)
   if parting.is_alive():
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
+  return True
 
 
 def _part() -> None:
