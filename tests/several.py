@@ -12,6 +12,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
+# What one start has compiled, the next one of the same tests need not.
+_CACHE = tempfile.TemporaryDirectory()  # noqa: SIM115 (lives as long as tests)
 
 
 def free_port():
@@ -33,6 +35,9 @@ class Processes:
       "PYTHONPATH": str(ROOT),
       "XLA_FLAGS": "",
       "TF_CPP_MIN_LOG_LEVEL": "3",
+      "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     self.children = [
       subprocess.Popen(
@@ -88,7 +93,7 @@ def started(workdir, count, *flags, devices, pause=0.0, own=None):
     own: {process: its flags}.
   """
   common = [sys.executable, "-m", "tests.run_fake", str(workdir), str(pause)]
-  common += [f"--devices={devices}", *flags]
+  common += [f"--devices={devices}", "--steps=12", *flags]
   if count > 1:
     common += [
       f"--coordinator_address=localhost:{free_port()}",
