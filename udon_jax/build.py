@@ -77,12 +77,16 @@ def arch(config: Config) -> architecture.Architecture:
   )
 
 
-def model(config: Config, num_domains: int) -> udon.Udon:
+def model(
+  config: Config, num_domains: int, *, cut_on: Mesh | None = None
+) -> udon.Udon:
   """Returns the module.
 
   Args:
     config: the config; with config.model.student_dim=0 there is no student.
     num_domains: number of teachers; 0 for none.
+    cut_on: the devices on which the parameters are cut, for a module that
+      gathers them where it uses them; it cannot be initialised.
   """
   mean, std = _pixels(config)
   return udon.Udon(
@@ -93,6 +97,7 @@ def model(config: Config, num_domains: int) -> udon.Udon:
       stochastic_depth=config.model.stochastic_depth,
       position_stddev=config.model.position_stddev,
       unroll=config.model.unroll,
+      mesh=cut_on,
     ),
     num_domains=num_domains,
     teacher_dim=config.model.teacher_dim,

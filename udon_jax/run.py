@@ -166,6 +166,10 @@ def set_up(
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
   logger.info("%s", overview.format_totals(shapes))
+  # What is cut is gathered where it is used; that module has no init.
+  model = build.model(
+    config, len(sources), cut_on=mesh if mesh.shape["fsdp"] > 1 else None
+  )
   parts = _Parts(
     config=config,
     model=model,
