@@ -62,6 +62,7 @@ TOP = {
   "conversion",
   "embedder",
   "extraction",
+  "planning",
   "report",
   "scoring",
   "trained",

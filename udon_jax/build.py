@@ -4,7 +4,7 @@ The config has passed `checks.check`; what devices or data decide is checked
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from typing import Any, TypeAlias
 
@@ -40,9 +40,16 @@ _OVERRIDES = (
 )
 
 
-def mesh(config: Config) -> Mesh:
-  """Returns the mesh over all devices, after checking the batch on it."""
-  result = partitioning.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Returns the mesh, after checking the batch on it.
+
+  Args:
+    config: the config.
+    devices: all that JAX sees by default.
+  """
+  result = partitioning.make_mesh(
+    data=config.mesh.data, fsdp=config.mesh.fsdp, devices=devices
+  )
   partitioning.check_batch_size("config.batch_size", config.batch_size, result)
   partitioning.check_batch_size(
     "config.eval.batch_size", config.eval.batch_size, result

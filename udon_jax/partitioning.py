@@ -10,6 +10,7 @@ import re
 from typing import Any, TypeAlias
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -62,9 +63,15 @@ def make_mesh(
       f"{given} do not multiply to the {len(devices)} devices; set one of "
       "them to -1"
     )
-  return jax.make_mesh(
-    (data, fsdp), AXES, devices=devices, axis_types=(AxisType.Auto,) * 2
-  )
+  shape, types = (data, fsdp), (AxisType.Auto,) * 2
+  try:
+    return jax.make_mesh(shape, AXES, devices=devices, axis_types=types)
+  except NotImplementedError:
+    # Slices of TPUs with three axes, where neither of ours is some of these.
+    split = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(split, AXES, axis_types=types)
 
 
 def describe_mesh(mesh: Mesh) -> str:

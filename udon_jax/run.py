@@ -133,13 +133,22 @@ class _Parts:
 
 
 def set_up(
-  config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
+  config: ml_collections.ConfigDict,
+  sources: Sequence[structs.TrainSource],
+  *,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-  """Builds and checks everything that a run needs before its first step."""
+  """Builds and checks everything that a run needs before its first step.
+
+  Args:
+    config: of the run.
+    sources: its data, which nothing is read of.
+    devices: all that JAX sees by default; those of a plan are absent.
+  """
   checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
   wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
-  mesh = build.mesh(config)
+  mesh = build.mesh(config, devices)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   config = semantics.resolve(
