@@ -116,6 +116,14 @@ def model(
   )
 
 
+def step_model(
+  config: Config, num_domains: int, *, device_mesh: Mesh
+) -> udon.Udon:
+  """Returns the module that steps call: what is cut it gathers for its use."""
+  is_cut = device_mesh.shape["fsdp"] > 1
+  return model(config, num_domains, cut_on=device_mesh if is_cut else None)
+
+
 def _pixels(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns mean and standard deviation of the images."""
   family = architecture.family(config.model.name)

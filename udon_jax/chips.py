@@ -105,11 +105,11 @@ def _gpu(kind, mib, gigabytes, link_gigabytes):
 
 
 # By the name that `--chip` takes.
-# TPUs: the memory is what the compiler of libtpu 0.0.41 allows (it says so where
-# a program needs more; a part is reserved); bandwidths are those of
-# cloud.google.com/tpu/docs, "system architecture", links of v2 and v3 those of
+# TPUs: the memory is what the compiler of libtpu 0.0.41 allows (it says so
+# where a program needs more; a part is reserved). Bandwidths are those of
+# cloud.google.com/tpu/docs, "system architecture"; links of v2 and v3 those of
 # "A domain-specific supercomputer for training deep neural networks" (CACM
-# 63.7, 2020), all in one direction.
+# 63.7, 2020); all in one direction.
 # GPUs: the memory that nvidia-smi shows as total; bandwidths of NVIDIA's data
 # sheets, for links in one direction: NVLink, else PCIe.
 CHIPS = {

@@ -32,6 +32,13 @@ _CLASSES = flags.DEFINE_list(
 _PRICE = flags.DEFINE_float(
   "price", None, "Of an hour of a chip, in any currency.", lower_bound=0.0
 )
+_MFU = flags.DEFINE_float(
+  "mfu",
+  None,
+  "Share of the chips' peak to expect, as the log of a run shows it.",
+  lower_bound=1e-6,
+  upper_bound=1.0,
+)
 _LIBTPU = flags.DEFINE_bool(
   "libtpu", True, "Compiles for TPUs with their own compiler, if installed."
 )
@@ -53,9 +60,8 @@ def main(_: Sequence[str]) -> int:
     )
   data, fsdp = request.parse_mesh(_MESH.value)
   chip = request.parse_chip(_CHIP.value)
-  sources = request.sources(
-    _CONFIG.value, request.parse_classes(_CLASSES.value)
-  )
+  classes = request.parse_classes(_CLASSES.value)
+  sources = request.sources(_CONFIG.value, classes)
   absent.prepare()
   found = request.plan(
     _CONFIG.value,
@@ -65,13 +71,13 @@ def main(_: Sequence[str]) -> int:
     fsdp=fsdp,
     use_libtpu=_LIBTPU.value,
   )
-  price = _PRICE.value
+  price, mfu = _PRICE.value, _MFU.value
   if _JSON.value:
-    print(json.dumps(costs.to_json(found, price=price), indent=2))  # noqa: T201
+    print(json.dumps(costs.to_json(found, price=price, mfu=mfu), indent=2))  # noqa: T201
   else:
     if _PARAMETERS.value:
       print(page.write_parameters(found), end="\n\n")  # noqa: T201
-    print(page.write(found, price=price))  # noqa: T201
+    print(page.write(found, price=price, mfu=mfu))  # noqa: T201
   return 0 if found.fits else 1
 
 

@@ -140,10 +140,7 @@ def set_up(
 ) -> Run:
   """Builds and checks everything that a run needs before its first step.
 
-  Args:
-    config: of the run.
-    sources: its data, which nothing is read of.
-    devices: all that JAX sees by default; those of a plan are absent.
+  Nothing is read of the sources; the devices are all of JAX's by default.
   """
   checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
@@ -175,10 +172,7 @@ def set_up(
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
   logger.info("%s", overview.format_totals(shapes))
-  # What is cut is gathered where it is used; that module has no init.
-  model = build.model(
-    config, len(sources), cut_on=mesh if mesh.shape["fsdp"] > 1 else None
-  )
+  model = build.step_model(config, len(sources), device_mesh=mesh)
   parts = _Parts(
     config=config,
     model=model,

@@ -61,16 +61,15 @@ def prepare() -> None:
 
   A training may hold them. Must come before anything runs on a device.
   """
-  quiet = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no cloud is asked what this machine is
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # silences a warning, else unused
-    "TPU_WORKER_HOSTNAMES": "localhost",  # likewise
-    "TPU_WORKER_ID": "0",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-  }
-  for name, value in quiet.items():
-    os.environ.setdefault(name, value)
+  # libtpu takes a lock by which a second process cannot use the TPUs; one that
+  # only compiles needs none, and must not disturb one that trains.
+  os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+  os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no cloud is asked where this runs
+  # Of this machine's own TPUs, unused, but missed with noise.
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+  os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
   os.environ["JAX_PLATFORMS"] = "cpu"
   jax.config.update("jax_platforms", "cpu")
 

@@ -1,10 +1,10 @@
 """From compiled steps to what a run costs.
 
-A floor is a time that no implementation of the step can beat on these chips:
-the longest of computing at the peak of dense bfloat16 products, of reading and
-writing the module's parameters and moments once, and of sending what the
-program sends at the full speed of all links. A good run takes two to three
-times as long.
+A floor is a time that the step cannot beat on these chips: the longest of
+computing at the peak of dense bfloat16 products, of reading and writing the
+module's parameters and moments once, and of sending what the program sends at
+the full speed of all links. Of another compiler's program, the links are told
+but do not count: the chip's own may send less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,28 @@ class Floor:
     compute: for products of matrices.
     memory: for parameters and moments of the module.
     links: for other devices.
+    links_count: whether the last is that of the program that will run.
   """
 
   compute: float
   memory: float
   links: float
+  links_count: bool
+
+  @property
+  def _counted(self) -> dict[str, float]:
+    links = {"links": self.links} if self.links_count else {}
+    return {"compute": self.compute, "memory": self.memory, **links}
 
   @property
   def seconds(self) -> float:
-    """Of a step: the three can overlap."""
-    return max(self.compute, self.memory, self.links)
+    """Of a step: what it waits for can overlap."""
+    return max(self._counted.values())
 
   @property
   def bound(self) -> str:
     """What the step waits for."""
-    return max(("compute", "memory", "links"), key=lambda x: getattr(self, x))
+    return max(self._counted, key=self._counted.__getitem__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +110,28 @@ class Plan:
     """Floor of the run's steps; validation and data come on top."""
     return sum(x.count * x.floor.seconds for x in self.steps.values())
 
-  @property
-  def chip_hours(self) -> float:
-    """Hours of all chips together, for these seconds."""
+  def seconds_at(self, mfu: float) -> float:
+    """Returns the time of the run's steps at a share of the peak."""
+    return sum(x.count * x.floor.compute for x in self.steps.values()) / mfu
+
+  def chip_hours(self, seconds: float) -> float:
+    """Returns the hours of all chips together."""
     num_chips = self.run.mesh.size / chips.CHIPS[self.chip].devices
-    return num_chips * self.seconds / 3600
+    return num_chips * seconds / 3600
+
+  def spending(self, seconds: float, price: float | None) -> dict[str, Any]:
+    """Returns what so many seconds take.
+
+    Args:
+      seconds: of the run.
+      price: of an hour of a chip; None if not known.
+    """
+    chip_hours = self.chip_hours(seconds)
+    return {
+      "hours": seconds / 3600,
+      "chip_hours": chip_hours,
+      "cost": None if price is None else price * chip_hours,
+    }
 
 
 def make(
@@ -129,15 +153,10 @@ def make(
   """
   work = run.count_work()
   one_program = run.frozen_step is run.train_step
-  kinds = (
-    ["full"] if one_program or not run.frozen_steps else ["full", "frozen"]
-  )
-  counts = {"full": run.num_steps, "frozen": 0}
-  if len(kinds) > 1:
-    counts["frozen"] = run.frozen_steps
-    counts["full"] -= run.frozen_steps
+  num_frozen = 0 if one_program else run.frozen_steps
+  counts = {"full": run.num_steps - num_frozen, "frozen": num_frozen}
   steps = {}
-  for kind in kinds:
+  for kind in ("full", "frozen") if num_frozen else ("full",):
     is_frozen = kind == "frozen"
     program = programs.compile_step(run, frozen=is_frozen)
     flops = work.of_step(frozen=is_frozen)
@@ -145,7 +164,14 @@ def make(
       counts[kind],
       flops,
       program,
-      _floor(run, chips.CHIPS[chip], program, flops=flops, frozen=is_frozen),
+      _floor(
+        run,
+        chips.CHIPS[chip],
+        program,
+        flops=flops,
+        frozen=is_frozen,
+        links_count=not is_estimate,
+      ),
     )
   dims = run.config.model.student_dim + run.config.model.teacher_dim
   return Plan(
@@ -169,6 +195,7 @@ def _floor(
   *,
   flops: int,
   frozen: bool,
+  links_count: bool,
 ) -> Floor:
   """Returns the least time of a step."""
   state = run.abstract_state
@@ -181,15 +208,19 @@ def _floor(
     compute=flops / run.mesh.size / chip.peak_flops,
     memory=traffic / chip.memory_bandwidth,
     links=sent / chip.link_bandwidth,
+    links_count=links_count,
   )
 
 
-def to_json(plan: Plan, *, price: float | None) -> dict[str, Any]:
+def to_json(
+  plan: Plan, *, price: float | None, mfu: float | None
+) -> dict[str, Any]:
   """Returns the plan as plain values.
 
   Args:
     plan: the plan.
     price: of an hour of a chip, in any currency; None if not known.
+    mfu: share of the peak to expect; None tells the floor alone.
   """
   full = plan.steps["full"]
   batch = plan.run.config.batch_size
@@ -209,11 +240,10 @@ def to_json(plan: Plan, *, price: float | None) -> dict[str, Any]:
     "collectives": _exchanges(full.program),
     "num_steps": plan.run.num_steps,
     "frozen_steps": plan.run.frozen_steps,
-    "floor": {
-      "hours": plan.seconds / 3600,
-      "chip_hours": plan.chip_hours,
-      "cost": None if price is None else price * plan.chip_hours,
-    },
+    "floor": plan.spending(plan.seconds, price),
+    "at_mfu": None
+    if mfu is None
+    else {"mfu": mfu, **plan.spending(plan.seconds_at(mfu), price)},
     "steps": {
       kind: {
         "count": step.count,

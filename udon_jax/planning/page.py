@@ -8,12 +8,13 @@ from udon_jax.planning import costs, programs
 _SHOWN_EXCHANGES = 6
 
 
-def write(plan: costs.Plan, *, price: float | None) -> str:
+def write(plan: costs.Plan, *, price: float | None, mfu: float | None) -> str:
   """Returns what a person wants to know of a plan.
 
   Args:
     plan: the plan.
     price: of an hour of a chip, in any currency; None if not known.
+    mfu: share of the peak to expect; None tells the floor alone.
   """
   lines = [
     f"chip         {_devices(plan)}",
@@ -24,7 +25,7 @@ def write(plan: costs.Plan, *, price: float | None) -> str:
   ]
   for kind, step in plan.steps.items():
     lines += ["", *_step(plan, kind, step)]
-  lines += ["", f"run          {_run(plan, price=price)}"]
+  lines += ["", f"run          {_run(plan, price=price, mfu=mfu)}"]
   return "\n".join(lines)
 
 
@@ -68,13 +69,14 @@ def _step(plan: costs.Plan, kind: str, step: costs.Step) -> Iterator[str]:
   """Yields the lines of a kind of step."""
   floor = step.floor
   batch = plan.run.config.batch_size
+  aside = "" if floor.links_count else ", not counted"
   yield f"{kind + ' step':12} {step.count:,} of them"
   yield f"  FLOPs      {step.flops:.4g}, all devices together"
   yield f"  memory     {_memory(step.program.memory)}"
   yield (
     f"  floor      {_time(floor.seconds)}, {batch / floor.seconds:,.0f} "
     f"images/s, by {floor.bound} (compute {_time(floor.compute)}, "
-    f"memory {_time(floor.memory)}, links {_time(floor.links)})"
+    f"memory {_time(floor.memory)}, links {_time(floor.links)}{aside})"
   )
   exchanges = step.program.exchanges or []
   sent = sum(x.sent for x in exchanges)
@@ -108,16 +110,21 @@ def _memory(memory: programs.Memory) -> str:
   return f"{_gib(memory.total)} ({shown})"
 
 
-def _run(plan: costs.Plan, *, price: float | None) -> str:
+def _run(plan: costs.Plan, *, price: float | None, mfu: float | None) -> str:
   """Returns what the whole run takes."""
-  line = (
-    f"{plan.run.num_steps:,} steps: at the floor "
-    f"{reporting.format_duration(plan.seconds)}, "
-    f"{plan.chip_hours:,.1f} chip-hours"
-  )
-  if price is not None:
-    line += f", {price * plan.chip_hours:,.2f} at {price:g} an hour"
-  return f"{line}; divide by the MFU that a run's log shows"
+
+  def words(seconds: float) -> str:
+    spent = plan.spending(seconds, price)
+    money = "" if price is None else f", {spent['cost']:,.2f} in money"
+    return (
+      f"{reporting.format_duration(seconds)}, {spent['chip_hours']:,.1f} "
+      f"chip-hours{money}"
+    )
+
+  line = f"{plan.run.num_steps:,} steps; at the floor {words(plan.seconds)}"
+  if mfu is None:
+    return f"{line} (--mfu=0.4: at 40 % of the peak)"
+  return f"{line}; at {mfu:.0%} of the peak {words(plan.seconds_at(mfu))}"
 
 
 def _gib(n: float) -> str:

@@ -102,8 +102,8 @@ def sources(
   for name in given:
     if name not in config.domains:
       raise errors.UserError(
-        f"--classes: {name!r} is not in config.domains={tuple(config.domains)}; "
-        "leave it out, or name it there"
+        f"--classes: {name!r} is not one of config.domains="
+        f"{tuple(config.domains)}; leave it out, or name it there"
       )
   return [_source(config, name, given.get(name)) for name in config.domains]
 
@@ -121,14 +121,12 @@ def _source(
   images = given.images if given else None
   if images is None and known is not None:
     images = known.num_examples[domains.TRAIN_SPLIT]
-  in_epochs = [
-    key for key in ("num_epochs", "frozen_epochs") if config[key] is not None
-  ]
-  if images is None and in_epochs:
-    raise errors.UserError(
-      f"--classes: config.{in_epochs[0]}={config[in_epochs[0]]} needs the images "
-      f"of {name!r}; give --classes={name}:CLASSES:IMAGES"
-    )
+  for key in ("num_epochs", "frozen_epochs"):
+    if images is None and config[key] is not None:
+      raise errors.UserError(
+        f"--classes: config.{key}={config[key]} needs the images of {name!r}; "
+        f"give --classes={name}:CLASSES:IMAGES"
+      )
   classes = given.classes if given else known.num_classes  # type: ignore
   # Where no epoch is counted, the images decide no shape of the program.
   return Source(name, images or classes, classes)
@@ -159,6 +157,11 @@ def plan(
     UserError: the config cannot be, or not on this mesh.
   """
   config = config.copy_and_resolve_references()
+  if data * fsdp > config.batch_size:
+    raise errors.UserError(
+      f"--mesh={data}x{fsdp} has more devices than config.batch_size="
+      f"{config.batch_size} has images; use fewer, or a larger batch"
+    )
   with config.unlocked():
     config.mesh.data, config.mesh.fsdp = data, fsdp
     config.wandb.project = None  # not asked for, so not missed
