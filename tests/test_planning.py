@@ -71,6 +71,8 @@ def test_sizes_are_those_of_the_whole_array():
   )
   assert (op, size, count) == ("collective-permute", BYTES, 1)
   assert exchanges(lambda x: 2 * x, out=P(axes)) == []
+  alone = exchanges(gather, out=P("data"), mesh=(8, 1))
+  assert alone == []  # among one device
 
 
 def test_an_exchange_of_several_arrays_has_the_bytes_of_all():

@@ -54,6 +54,8 @@ class Collective:
 def find(text: str) -> list[Collective]:
   """Returns the collectives of a program, the most bytes first.
 
+  Those of a single device send nothing and are left out.
+
   Args:
     text: of the compiled program.
   """
@@ -62,7 +64,11 @@ def find(text: str) -> list[Collective]:
   for one in _walk(module, module.entry, times=1, is_open=False):
     key = dataclasses.replace(one, count=0)
     counts[key] = counts.get(key, 0) + one.count
-  found = [dataclasses.replace(key, count=n) for key, n in counts.items()]
+  found = [
+    dataclasses.replace(key, count=n)
+    for key, n in counts.items()
+    if key.group_size > 1
+  ]
   return sorted(found, key=lambda x: (-x.bytes * x.count, x))
 
 

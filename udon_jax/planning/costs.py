@@ -9,12 +9,15 @@ but do not count: the chip's own may send less.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import logging
 from typing import Any
 
 from udon_jax import chips, partitioning, train_step
 from udon_jax import run as runs
 from udon_jax.logs import overview
 from udon_jax.planning import programs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,7 @@ def make(
   steps = {}
   for kind in ("full", "frozen") if num_frozen else ("full",):
     is_frozen = kind == "frozen"
+    logger.info("compiling the %s step; this can take minutes", kind)
     program = programs.compile_step(run, frozen=is_frozen)
     flops = work.of_step(frozen=is_frozen)
     steps[kind] = Step(

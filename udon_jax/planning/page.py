@@ -71,7 +71,11 @@ def _step(plan: costs.Plan, kind: str, step: costs.Step) -> Iterator[str]:
   batch = plan.run.config.batch_size
   aside = "" if floor.links_count else ", not counted"
   yield f"{kind + ' step':12} {step.count:,} of them"
-  yield f"  FLOPs      {step.flops:.4g}, all devices together"
+  more = " or more: loops of unknown length count as one round"
+  yield (
+    f"  FLOPs      {step.flops:.4g}, all devices together"
+    f"{more if plan.work.open_loops else ''}"
+  )
   yield f"  memory     {_memory(step.program.memory)}"
   yield (
     f"  floor      {_time(floor.seconds)}, {batch / floor.seconds:,.0f} "
