@@ -10,7 +10,10 @@ but do not count: the chip's own may send less.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import logging
+import math
 from typing import Any
+
+import jax
 
 from udon_jax import chips, partitioning, train_step
 from udon_jax import run as runs
@@ -184,7 +187,9 @@ def make(
     is_estimate,
     run,
     parameters={
-      "module": overview.num_parameters(run.abstract_state)["module"],
+      "module": sum(
+        math.prod(x.shape) for x in jax.tree.leaves(run.abstract_state.params)
+      ),
       "prototypes": sum(num_classes) * dims,
     },
     work=work,
