@@ -381,9 +381,10 @@ def test_costs_follow_from_chip_and_work(plan):
   np.testing.assert_allclose(spent["chip_hours"], 8 * seconds / 3600)
   np.testing.assert_allclose(spent["cost"], 12 * seconds / 3600)
   np.testing.assert_allclose(
-    plan.seconds_at(0.4),
-    (9 * work.full_step + 3 * work.frozen_step) / 8 / 197e12 / 0.4,
+    plan.seconds_at(1e-6),
+    (9 * work.full_step + 3 * work.frozen_step) / 8 / 197e12 / 1e-6,
   )
+  assert plan.seconds_at(1.0) == plan.seconds  # by its links
   assert plan.parameters["prototypes"] == (5 + 11 + 7) * (8 + 16)
 
 
@@ -428,12 +429,11 @@ Total hbm usage >= 20.75G:
 
 
 def test_what_a_refused_program_would_need_is_read():
-  memory = programs.needed(REFUSED)
-  assert memory.total == round(20.5 * 2**30)
-  assert memory.arguments == 4 * 2**30
+  memory = programs.needed(REFUSED, arguments=2**32)
+  assert (memory.arguments, memory.temporaries) == (2**32, 33 * 2**29)
   alone = "RESOURCE_EXHAUSTED: Allocation (size=3264175) would exceed memory"
-  assert programs.needed(alone).total == 3264175
-  assert programs.needed("INTERNAL: Used 3G of it") is None
+  assert programs.needed(alone, arguments=5).total == 3264175
+  assert programs.needed("INTERNAL: program 3G", arguments=5) is None
 
 
 @pytest.mark.parametrize(

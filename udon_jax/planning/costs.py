@@ -117,8 +117,11 @@ class Plan:
     return sum(x.count * x.floor.seconds for x in self.steps.values())
 
   def seconds_at(self, mfu: float) -> float:
-    """Returns the time of the run's steps at a share of the peak."""
-    return sum(x.count * x.floor.compute for x in self.steps.values()) / mfu
+    """Returns the time of the run's steps at a share of the peak, or floor."""
+    return sum(
+      x.count * max(x.floor.seconds, x.floor.compute / mfu)
+      for x in self.steps.values()
+    )
 
   def chip_hours(self, seconds: float) -> float:
     """Returns the hours of all chips together."""

@@ -74,11 +74,14 @@ def compile_step(run: runs.Run, *, frozen: bool) -> Program:
   """
   step: Any = run.frozen_step if frozen else run.train_step
   start = time.perf_counter()
-  lowered = step.lower(run.abstract_state, _abstract_batch(run))
+  arguments = (run.abstract_state, _abstract_batch(run))
+  lowered = step.lower(*arguments)
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    memory = needed(str(error))
+    memory = needed(
+      str(error), arguments=partitioning.bytes_per_device(arguments)
+    )
     if memory is None:
       raise
     return Program(memory, None, None, time.perf_counter() - start)
@@ -111,22 +114,21 @@ def _abstract_batch(run: runs.Run) -> structs.Batch:
   )
 
 
-def needed(message: str) -> Memory | None:
-  """Returns what a program would need that the compiler of TPUs refused.
+def needed(message: str, *, arguments: int) -> Memory | None:
+  """Returns what a program needs at least that the compiler of TPUs refused.
 
   Args:
     message: of the compiler; None is returned for one about something else.
+    arguments: bytes of the program's arguments, which it may leave out.
   """
   if _TOO_LARGE not in message:
     return None
-  used = _size(r"Used ([\d.]+)([KMGT]?)(?: of|\b)", message)
-  arguments = _size(r"arguments\s+([\d.]+)([KMGT]?)", message)
+  temporaries = _size(r"program\s+([\d.]+)([KMGT]?)", message)
+  if temporaries is not None:
+    return Memory(arguments, 0, temporaries, 0)
+  # Of a single array: an argument, or what is computed.
   alone = _size(r"Allocation \(size=(\d+)()\)", message)
-  total = used if used is not None else alone
-  if total is None:
-    return None
-  first = min(arguments or 0, total)
-  return Memory(first, 0, total - first, 0)
+  return None if alone is None else Memory(max(arguments, alone), 0, 0, 0)
 
 
 def _size(pattern: str, text: str) -> int | None:
