@@ -38,6 +38,16 @@ def test_sizes_that_do_not_fit_are_named(given):
     mesh_of(*given)
 
 
+def test_axes_of_a_slice_are_split_where_they_must_be(monkeypatch):
+  def refuse(*_, **__):
+    raise NotImplementedError("as for 32x2 on a slice of 4x4x4")
+
+  expected = mesh_of(2, 4)
+  monkeypatch.setattr(jax, "make_mesh", refuse)
+  mesh = mesh_of(2, 4)
+  assert mesh == expected
+
+
 def test_only_one_size_can_be_left_open():
   with pytest.raises(errors.UserError, match="only one of the two"):
     mesh_of(-1, -1)

@@ -1,6 +1,7 @@
 """Reading compiled programs, and what plans make of them."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -318,7 +319,7 @@ def test_the_planned_step_is_that_of_the_training(semantics):
   )
   plan, _ = planned(config, **fakes.NUM_CLASSES)
   training = runs.set_up(config, fakes.sources(config))
-  batch = programs._abstract_batch(plan)
+  batch = programs.abstract_batch(plan)
 
   def texts(run):
     return [
@@ -450,6 +451,23 @@ def test_slices(chip, shapes):
   assert {n: found[n] for n in shapes} == shapes
   per_chip = chips.CHIPS[chip].devices
   assert all(np.prod(s) * per_chip == n for n, s in found.items())
+
+
+def test_a_training_on_this_machine_is_left_alone(monkeypatch):
+  for name in ("JAX_PLATFORMS", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+    monkeypatch.setenv(name, "")
+  for name in list(os.environ):
+    if name.startswith("TPU_"):
+      monkeypatch.delenv(name)
+  before = dict(os.environ)
+  absent.prepare()
+  added = set(os.environ) - set(before)
+  for name in added:  # so that they are gone after the test
+    monkeypatch.setenv(name, os.environ.pop(name))
+  assert os.environ["JAX_PLATFORMS"] == jax.config.jax_platforms == "cpu"
+  # Without it libtpu takes a lock, or ends where a training holds it.
+  assert os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
+  assert os.environ["TPU_SKIP_MDS_QUERY"] == "1"
 
 
 def test_uned_needs_no_words_and_others_do():

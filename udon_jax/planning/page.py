@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from udon_jax import partitioning, reporting
+from udon_jax import chips, partitioning, reporting
 from udon_jax.planning import costs, programs
 
 _SHOWN_EXCHANGES = 6
@@ -54,10 +54,15 @@ def _verdict(plan: costs.Plan) -> str:
   """Returns whether the run fits."""
   at_least = "" if _is_exact(plan) else "at least "
   label = f" ({plan.compiler})" if plan.is_estimate else ""
+  share = (
+    ""
+    if chips.CHIPS[plan.chip].is_tpu
+    else f"; XLA_PYTHON_CLIENT_MEM_FRACTION={chips.GPU_SHARE} is the default"
+  )
   return (
     f"{'fits' if plan.fits else 'DOES NOT FIT'}: {at_least}"
     f"{_gib(plan.bytes_per_device)} of the {_gib(plan.memory)} that a program "
-    f"can use on a device{label}"
+    f"can use on a device{label}{share}"
   )
 
 

@@ -74,7 +74,7 @@ def compile_step(run: runs.Run, *, frozen: bool) -> Program:
   """
   step: Any = run.frozen_step if frozen else run.train_step
   start = time.perf_counter()
-  arguments = (run.abstract_state, _abstract_batch(run))
+  arguments = (run.abstract_state, abstract_batch(run))
   lowered = step.lower(*arguments)
   try:
     compiled = lowered.compile()
@@ -100,7 +100,7 @@ def compile_step(run: runs.Run, *, frozen: bool) -> Program:
   )
 
 
-def _abstract_batch(run: runs.Run) -> structs.Batch:
+def abstract_batch(run: runs.Run) -> structs.Batch:
   """Returns shapes and places of a batch as the loop makes it."""
   config = run.config
   split = partitioning.batch_sharding(run.mesh)
