@@ -157,6 +157,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_tpus_are_compiled_for_by_their_own_compiler():
   flags = ("--mesh=2x2", "--chip=v5e", "--json")
   answers = command_lines.run_all(
