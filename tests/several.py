@@ -13,7 +13,7 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
 # What one start has compiled, the next one of the same tests need not.
-_CACHE = tempfile.TemporaryDirectory()  # noqa: SIM115 (lives as long as tests)
+_CACHE = tempfile.TemporaryDirectory()
 
 
 def free_port():

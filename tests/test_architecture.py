@@ -63,6 +63,7 @@ TOP = {
   "conversion",
   "embedder",
   "extraction",
+  "planning",
   "report",
   "scoring",
   "trained",

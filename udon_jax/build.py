@@ -4,7 +4,7 @@ The config has passed `checks.check`; what devices or data decide is checked
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from typing import Any, TypeAlias
 
@@ -40,9 +40,16 @@ _OVERRIDES = (
 )
 
 
-def mesh(config: Config) -> Mesh:
-  """Returns the mesh over all devices, after checking the batch on it."""
-  result = partitioning.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Returns the mesh, after checking the batch on it.
+
+  Args:
+    config: the config.
+    devices: all that JAX sees by default.
+  """
+  result = partitioning.make_mesh(
+    data=config.mesh.data, fsdp=config.mesh.fsdp, devices=devices
+  )
   partitioning.check_batch_size("config.batch_size", config.batch_size, result)
   partitioning.check_batch_size(
     "config.eval.batch_size", config.eval.batch_size, result
@@ -77,12 +84,16 @@ def arch(config: Config) -> architecture.Architecture:
   )
 
 
-def model(config: Config, num_domains: int) -> udon.Udon:
+def model(
+  config: Config, num_domains: int, *, cut_on: Mesh | None = None
+) -> udon.Udon:
   """Returns the module.
 
   Args:
     config: the config; with config.model.student_dim=0 there is no student.
     num_domains: number of teachers; 0 for none.
+    cut_on: the devices on which the parameters are cut, for a module that
+      gathers them where it uses them; it cannot be initialised.
   """
   mean, std = _pixels(config)
   return udon.Udon(
@@ -93,6 +104,7 @@ def model(config: Config, num_domains: int) -> udon.Udon:
       stochastic_depth=config.model.stochastic_depth,
       position_stddev=config.model.position_stddev,
       unroll=config.model.unroll,
+      mesh=cut_on,
     ),
     num_domains=num_domains,
     teacher_dim=config.model.teacher_dim,
@@ -102,6 +114,14 @@ def model(config: Config, num_domains: int) -> udon.Udon:
     pixel_mean=mean,
     pixel_std=std,
   )
+
+
+def step_model(
+  config: Config, num_domains: int, *, device_mesh: Mesh
+) -> udon.Udon:
+  """Returns the module that steps call: what is cut it gathers for its use."""
+  is_cut = device_mesh.shape["fsdp"] > 1
+  return model(config, num_domains, cut_on=device_mesh if is_cut else None)
 
 
 def _pixels(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -135,13 +135,19 @@ class _Parts:
 
 
 def set_up(
-  config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
+  config: ml_collections.ConfigDict,
+  sources: Sequence[structs.TrainSource],
+  *,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-  """Builds and checks everything that a run needs before its first step."""
+  """Builds and checks everything that a run needs before its first step.
+
+  Nothing is read of the sources; the devices are all of JAX's by default.
+  """
   checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
   wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
-  mesh = build.mesh(config)
+  mesh = build.mesh(config, devices)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   config = semantics.resolve(
@@ -169,6 +175,7 @@ def set_up(
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
   logger.info("%s", overview.format_totals(shapes, layout))
+  model = build.step_model(config, len(sources), device_mesh=mesh)
   parts = _Parts(
     config=config,
     model=model,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from udon_jax import errors
 from udon_jax.models import architecture, vit
@@ -31,6 +32,7 @@ def get_backbone(
   stochastic_depth: float,
   position_stddev: float,
   unroll: int,
+  mesh: Mesh | None = None,
 ) -> vit.ViT:
   """Returns the ViT of an architecture.
 
@@ -41,6 +43,7 @@ def get_backbone(
     stochastic_depth: share of branches dropped at the last block.
     position_stddev: of the initial position embeddings.
     unroll: blocks written out in one iteration of the scan.
+    mesh: devices on which the parameters are cut; None if they are whole.
 
   Raises:
     UserError: the patch does not fit the images, or a value cannot be.
@@ -61,4 +64,5 @@ def get_backbone(
     position_stddev=position_stddev,
     unroll=unroll,
     dtype=get_dtype(dtype),
+    mesh=mesh,
   )

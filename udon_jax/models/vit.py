@@ -17,9 +17,10 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from udon_jax.models import architecture
+from udon_jax.models import architecture, gathered
 
 
 def _attend(query, key, value, **_):
@@ -152,6 +153,7 @@ class Encoder(nn.Module):
   position_stddev: float
   unroll: int
   dtype: Any
+  mesh: Mesh | None
 
   @nn.compact
   def __call__(
@@ -168,7 +170,12 @@ class Encoder(nn.Module):
     drops = train and self.stochastic_depth > 0
     rates = jnp.linspace(0.0, self.stochastic_depth, self.arch.depth)
     blocks = nn.scan(
-      EncoderBlock,
+      gathered.whole_in_turn(
+        EncoderBlock,
+        self.mesh,
+        prefix="backbone/Transformer",
+        dtype=self.dtype,
+      ),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=0 if drops else nn.broadcast,
@@ -203,6 +210,7 @@ class ViT(nn.Module):
       value; a short run from scratch learns sooner from larger ones.
     unroll: blocks written out in one iteration of the scan.
     dtype: precision of the computation; parameters are float32.
+    mesh: devices on which the parameters are cut; None if they are whole.
   """
 
   arch: architecture.Architecture
@@ -210,6 +218,7 @@ class ViT(nn.Module):
   position_stddev: float = 0.02
   unroll: int = 1
   dtype: Any = jnp.float32
+  mesh: Mesh | None = None
 
   @nn.compact
   def __call__(
@@ -222,7 +231,10 @@ class ViT(nn.Module):
       train: whether branches are dropped; needs an rng named "dropout".
     """
     width, patch = self.arch.width, (self.arch.patch_size,) * 2
-    x = nn.Conv(
+    embed = gathered.whole(
+      nn.Conv, self.mesh, prefix="backbone/embedding", dtype=self.dtype
+    )
+    x = embed(
       width,
       patch,
       strides=patch,
@@ -240,6 +252,10 @@ class ViT(nn.Module):
       position_stddev=self.position_stddev,
       unroll=self.unroll,
       dtype=self.dtype,
+      mesh=self.mesh,
       name="Transformer",
-    )(jnp.concatenate([cls, x], axis=1), train=train)
+    )(
+      gathered.keep_split(jnp.concatenate([cls, x], axis=1), self.mesh),
+      train=train,
+    )
     return x[:, 0].astype(jnp.float32)
