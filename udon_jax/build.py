@@ -85,7 +85,11 @@ def arch(config: Config) -> architecture.Architecture:
 
 
 def model(
-  config: Config, num_domains: int, *, cut_on: Mesh | None = None
+  config: Config,
+  num_domains: int,
+  *,
+  cut_on: Mesh | None = None,
+  remat: bool = False,
 ) -> udon.Udon:
   """Returns the module.
 
@@ -94,6 +98,8 @@ def model(
     num_domains: number of teachers; 0 for none.
     cut_on: the devices on which the parameters are cut, for a module that
       gathers them where it uses them; it cannot be initialised.
+    remat: whether its backward pass may compute again what it needs, as
+      config.model.remat says.
   """
   mean, std = _pixels(config)
   return udon.Udon(
@@ -104,6 +110,8 @@ def model(
       stochastic_depth=config.model.stochastic_depth,
       position_stddev=config.model.position_stddev,
       unroll=config.model.unroll,
+      remat=config.model.remat if remat else None,
+      attention=config.model.attention,
       mesh=cut_on,
     ),
     num_domains=num_domains,
@@ -121,7 +129,12 @@ def step_model(
 ) -> udon.Udon:
   """Returns the module that steps call: what is cut it gathers for its use."""
   is_cut = device_mesh.shape["fsdp"] > 1
-  return model(config, num_domains, cut_on=device_mesh if is_cut else None)
+  return model(
+    config,
+    num_domains,
+    cut_on=device_mesh if is_cut else None,
+    remat=True,
+  )
 
 
 def _pixels(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -177,10 +190,11 @@ def optimizer(
   Args:
     config: the config.
     total_steps: of the run.
-    frozen_steps: in which the backbone sits still: officially as its rate is 0,
-      in our runs as another program takes them.
+    frozen_steps: in which the backbone sits still: as another program takes
+      them, or as its rate is 0.
   """
   c = config.optimizer
+  by_rate = semantics.num_ungraded(config, frozen_steps) < frozen_steps
 
   def group(pattern, peak, *, still_steps):
     schedule = optim.make_schedule(
@@ -198,7 +212,7 @@ def optimizer(
       train_step.BACKBONE: group(
         "backbone/.*",
         c.backbone_learning_rate,
-        still_steps=frozen_steps if semantics.is_official(config) else 0,
+        still_steps=frozen_steps if by_rate else 0,
       ),
       train_step.HEADS: group(
         "(teacher|student)_projection/.*", c.learning_rate, still_steps=0

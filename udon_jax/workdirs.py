@@ -36,7 +36,8 @@ _DEFINING: tuple[str, ...] = (
   "prototypes.precision",
 )
 _LENGTH = ("num_train_steps", "num_epochs")
-_FREE = ("model.unroll",)
+# They change how a step is computed, by rounding alone.
+_FREE = ("model.unroll", "model.remat", "model.attention")
 # What a run that diverged may change, to get past the step where it did.
 _CURES = ("optimizer", "model.dtype", "prototypes.precision")
 # Keys on which the shapes of the parameters depend, and exceptions.
@@ -46,6 +47,8 @@ _SHAPELESS = (
   "model.stochastic_depth",
   "model.position_stddev",
   "model.unroll",
+  "model.remat",
+  "model.attention",
   "model.pixel_mean",
   "model.pixel_std",
 )

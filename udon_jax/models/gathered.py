@@ -8,6 +8,7 @@ their gradients are summed and scattered just after it, and activations stay
 with their images. This module says so to the compiler.
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any, TypeAlias, TypeVar
 
@@ -46,7 +47,12 @@ def whole(
 
 
 def whole_in_turn(
-  module: Module, mesh: Mesh | None, *, prefix: str, dtype: Any
+  module: Module,
+  mesh: Mesh | None,
+  *,
+  prefix: str,
+  dtype: Any,
+  policy: Callable[..., bool] | None,
 ) -> Module:
   """Returns the class of a layer that a scan repeats, as `whole` does.
 
@@ -55,27 +61,31 @@ def whole_in_turn(
 
   Args:
     module: the class.
-    mesh: on which its parameters are cut; None leaves the class as it is.
+    mesh: on which its parameters are cut; None for whole ones.
     prefix: the path of its parameters, for the rules that cut them.
     dtype: precision of the computation, in which they travel.
+    policy: of `jax.checkpoint`, what else the backward pass keeps; None keeps
+      all.
   """
-  if mesh is None:
+  if mesh is None and policy is None:
     return module
+
+  def may_be_kept(primitive, *arrays, **params):
+    kept = mesh is None or not _is_gathered(primitive, **params)
+    return kept and (policy is None or policy(primitive, *arrays, **params))
+
   return nn.remat(
     whole(module, mesh, prefix=prefix, dtype=dtype),
     prevent_cse=False,  # nothing outside of a scan's body is shared with it
-    policy=_may_be_kept,
+    policy=may_be_kept,
   )
 
 
-def _may_be_kept(primitive: Any, *_: Any, **params: Any) -> bool:
-  """Whether the backward pass may keep a value: all but what `_gather` gives.
-
-  The policy of a rematerialisation, called with what computes the value.
-  """
+def _is_gathered(primitive: Any, **params: Any) -> bool:
+  """Whether a primitive, with its parameters, is what `_gather` does."""
   called = params.get("call_jaxpr")
   made_by = [eqn.primitive.name for eqn in called.eqns] if called else []
-  return "sharding_constraint" not in (primitive.name, *made_by[:1])
+  return "sharding_constraint" in (primitive.name, *made_by[:1])
 
 
 def gather(

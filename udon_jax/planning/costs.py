@@ -161,8 +161,7 @@ def make(
     num_classes: of every domain.
   """
   work = run.count_work()
-  one_program = run.frozen_step is run.train_step
-  num_frozen = 0 if one_program else run.frozen_steps
+  num_frozen = run.ungraded_steps
   counts = {"full": run.num_steps - num_frozen, "frozen": num_frozen}
   steps = {}
   for kind in ("full", "frozen") if num_frozen else ("full",):
