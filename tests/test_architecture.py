@@ -19,9 +19,10 @@ PACKAGE = "udon_jax"
 # Every room has a level, and imports from its own level or lower ones. Names
 # stand for a module or for all of a folder.
 LEVELS = (
-  {"errors", "structs", "domains", "default_config", "variants"},
+  {"caches", "errors", "structs", "domains", "default_config", "variants"},
   {
     "chips",
+    "compiled",
     "flops",
     "partitioning",
     "processes",

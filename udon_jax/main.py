@@ -10,11 +10,13 @@ import os
 
 from absl import flags
 from etils import epath
+import jax
 from ml_collections import config_flags
 
 from udon_jax import (
   checks,
   cli,
+  compiled,
   errors,
   processes,
   report,
@@ -51,6 +53,7 @@ def main(_: Sequence[str]) -> None:
   workdir = os.path.expanduser(_WORKDIR.value)
   checks.check(config)
   processes.join(_JOIN())
+  compiled.keep(jax.default_backend())
   from udon_jax.data import dataset
 
   with processes.main_first("data"):
