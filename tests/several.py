@@ -25,7 +25,7 @@ def free_port():
 class Processes:
   """Some processes, what they have said, and how they ended."""
 
-  def __init__(self, commands):
+  def __init__(self, commands, **environ):
     self._files = [
       tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the object)
       for _ in commands
@@ -38,6 +38,7 @@ class Processes:
       "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+      **environ,
     }
     self.children = [
       subprocess.Popen(
@@ -92,8 +93,16 @@ def started(workdir, count, *flags, devices, pause=0.0, own=None):
     pause: seconds before every batch.
     own: {process: its flags}.
   """
-  common = [sys.executable, "-m", "tests.run_fake", str(workdir), str(pause)]
-  common += [f"--devices={devices}", "--steps=12", *flags]
+  command = ["tests.run_fake", str(workdir), str(pause)]
+  command += [f"--devices={devices}", "--steps=12", *flags]
+  with running(command, count, own=own) as processes:
+    yield processes
+
+
+@contextlib.contextmanager
+def running(command, count, *, own=None, **environ):
+  """Starts a module with its arguments, as several processes or one."""
+  common = [sys.executable, "-m", *command]
   if count > 1:
     common += [
       f"--coordinator_address=localhost:{free_port()}",
@@ -106,7 +115,8 @@ def started(workdir, count, *flags, devices, pause=0.0, own=None):
     [
       [*common, *([f"--process_id={i}"] if count > 1 else []), *own.get(i, [])]
       for i in range(count)
-    ]
+    ],
+    **environ,
   )
   try:
     yield processes

@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests import several
+from tests import several, small_run
 from udon_jax import errors, processes
 
 NOTHING = processes.Request(None, None, None, 300, 100)
@@ -184,6 +184,34 @@ def test_checkpoints_do_not_depend_on_processes(
       ]
       for a, b in zip(*map(leaves, trees), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_command_lines_on_real_images(tmp_path):
+  """Two processes with a device each train and test as one with two."""
+  names = ("draw", "prepare")
+  small_run.must_succeed({n: small_run.COMMANDS[n] for n in names}, tmp_path)
+  data, seen = f"--config.data_dir={tmp_path}/data", {}
+  for count in (1, 2):
+    workdir = tmp_path / str(count)
+    devices = "--xla_force_host_platform_device_count=" + str(2 // count)
+    for command in (
+      ["udon_jax.main", *small_run.TINY, small_run.TWO_DOMAINS, data],
+      ["udon_jax.evaluate", f"--output={workdir}/again.json"],
+    ):
+      with several.running(
+        [*command, f"--workdir={workdir}"], count, XLA_FLAGS=devices
+      ) as started:
+        assert started.wait(300) == [0] * count, started.said(0)
+    seen[count] = training_lines(workdir)
+    assert results(workdir) == json.loads((workdir / "again.json").read_text())
+    assert (workdir / "report.html").exists()
+  assert seen[1].keys() == seen[2].keys()
+  for key, line in seen[1].items():
+    assert seen[2][key]["loss"] == pytest.approx(line["loss"], rel=1e-4)
+  np.testing.assert_allclose(
+    leaves(results(tmp_path / "1")), leaves(results(tmp_path / "2")), atol=1e-6
+  )
 
 
 def test_a_coordinator_that_is_not_there_is_named(tmp_path):
