@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from tests.oracles import prototypes as oracle
-from udon_jax import build, losses, prototypes
+from udon_jax import build, losses, partitioning, prototypes
 from udon_jax import run as runs
 
 
@@ -23,12 +23,14 @@ class Plain:
     """Prepares the steps of a domain.
 
     Args:
-      run: whose model, losses and rates these are; its layers are written out
-        as its config.model.unroll says.
+      run: whose model and losses these are, and the rate of its heads; all of
+        its layers are written out, whatever its config.model.unroll says.
       domain: its number.
     """
     self._run, self._domain = run, domain
-    config = run.config
+    config = run.config.copy_and_resolve_references()
+    with config.unlocked():
+      config.model.unroll = build.arch(config).depth
     self._model = build.model(config, len(run.layout.names))
     adamw = config.optimizer
     self._optimizer = optax.adamw(
@@ -38,9 +40,12 @@ class Plain:
       eps=adamw.eps,
       weight_decay=adamw.weight_decay,
     )
-    self.step = jax.jit(self._step, donate_argnums=0)
+    # As they come out they go in again: otherwise the second step compiles.
+    whole = partitioning.replicated(run.mesh)
+    self.make = jax.jit(self._make, out_shardings=whole)
+    self.step = jax.jit(self._step, donate_argnums=0, out_shardings=whole)
 
-  def make(self) -> Any:
+  def _make(self) -> Any:
     """Returns parameters, tables of all domains, and their moments."""
     params = self._run.init_state().params
     hyper = self._run.prototype_step.hyper

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests import fakes, training
-from udon_jax import checks, errors, watching
+from tests import fakes, test_trainer, training
+from udon_jax import checks, chips, errors, watching
 
 FROZEN, STEPS = 6, 9
 SEQUENCE = (0, 1, 2, 1, 0, 2, 1, 0, 2)
@@ -100,6 +100,26 @@ def test_what_a_short_warm_up_lacks():
   )
   for x, y in zip(leaves(lacking), leaves(early), strict=True):
     np.testing.assert_allclose(x, b2**2 * y, rtol=1e-3, atol=1e-9)
+
+
+def test_a_run_killed_in_the_window_continues_exactly(tmp_path):
+  """Saved at step 8, of a window over steps 7 to 10."""
+  changes = {"frozen_steps": 10, "optimizer__moment_warmup_steps": 4}
+  with pytest.MonkeyPatch.context() as patch:
+    compiled = training.set_up(
+      test_trainer.config(**changes), num_devices=1, monkeypatch=patch
+    )
+    patch.setattr(chips, "peak_flops", lambda _: test_trainer.PEAK)
+    whole = test_trainer.train(compiled, tmp_path / "whole", **changes)
+    killed = tmp_path / "killed"
+    with pytest.raises(test_trainer.Killed):
+      test_trainer.train(
+        compiled, killed, feed=test_trainer.Feed(last=9), **changes
+      )
+    assert test_trainer.train(compiled, killed, **changes) == whole
+  assert test_trainer.lines(killed) == test_trainer.lines(tmp_path / "whole")
+  assert compiled.frozen_step._cache_size() == 1
+  assert compiled.train_step._cache_size() == 1
 
 
 def test_official_semantics_need_none():

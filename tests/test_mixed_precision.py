@@ -119,10 +119,22 @@ def test_training_follows_float32(runs):
     ("cudnn", "bfloat16", 64, 8.0, "cudnn"),
   ],
 )
-def test_kernels_fit(kernel, dtype, head_dim, capability, expected):
+def test_kernels_fit(
+  monkeypatch, kernel, dtype, head_dim, capability, expected
+):
+  monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
   assert expected == attention.choose(
     kernel, dtype=dtype, head_dim=head_dim, capability=capability
   )
+
+
+def test_without_cudnn_there_is_another_kernel(monkeypatch):
+  """On a GPU whose machine lacks the library."""
+  given = {"dtype": "bfloat16", "head_dim": 64, "capability": 9.0}
+  assert attention.choose(None, **given) == "xla"
+  with pytest.raises(errors.UserError, match="cudnn is refused by JAX"):
+    attention.choose("cudnn", **given)
 
 
 def test_a_kernel_that_does_not_fit_is_named():

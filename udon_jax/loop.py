@@ -97,7 +97,8 @@ class Loop:
         with clock.waiting():
           host_batch = next(iters[domain])
       except errors.UserError:
-        if saved < step - 1:
+        # Others would not come to save: only who is alone can.
+        if saved < step - 1 and jax.process_count() == 1:
           logger.info("the data fails; saving step %d", step - 1)
           self._save(state, step - 1, checkpointer=checkpointer, metrics=None)
         raise

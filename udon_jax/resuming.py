@@ -1,6 +1,6 @@
 """Where a run starts: which checkpoint, if any, and what if it is damaged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import logging
 import os
@@ -123,7 +123,7 @@ def _restore_newest(run, checkpointer, workdir) -> State | None:
       workdir, saved=meta.domains, given=run.meta.domains
     )
     given = run.meta.config["optimizer"]
-    if diverged == step + 1 and meta.config["optimizer"] != given:
+    if diverged == step + 1 and _optimizer_of(meta) != given:
       raise _DivergesError(
         f"the checkpoint of step {step} leads to the divergence at step "
         f"{diverged}, whatever the rates; going back further"
@@ -185,7 +185,7 @@ def _restore(run, checkpointer, step, meta):
   num_steps, frozen_steps = semantics.num_steps(
     config, [domain["num_examples"] for domain in meta.domains]
   )
-  same = meta.config["optimizer"] == run.meta.config["optimizer"]
+  same = _optimizer_of(meta) == run.meta.config["optimizer"]
   if same and (
     num_steps == run.num_steps or config.optimizer.schedule == "constant"
   ):
@@ -196,6 +196,11 @@ def _restore(run, checkpointer, step, meta):
     state.prototypes, state.step
   )
   return state.replace(prototypes=tables)
+
+
+def _optimizer_of(meta: checkpointing.Meta) -> Mapping[str, Any]:
+  """Returns config.optimizer of a checkpoint; newer keys have their default."""
+  return build.to_json(build.from_json(meta.config))["optimizer"]
 
 
 def _newest_whole(

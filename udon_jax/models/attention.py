@@ -53,12 +53,24 @@ def choose(
     ),
   }
   lacking = [need for need, met in fits.items() if not met]
+  if not lacking and kernel != "xla" and (reason := _refusal(dtype, head_dim)):
+    lacking = [f"is refused by JAX ({reason})"]
   if kernel == "cudnn" and lacking:
     raise errors.UserError(
       f"{_KEY}=cudnn {', '.join(lacking)}; set it to xla, or to None for what "
       "fits"
     )
   return kernel or ("xla" if lacking else "cudnn")
+
+
+def _refusal(dtype: Any, head_dim: int) -> str:
+  """Returns why cuDNN cannot be used here, as JAX finds when it traces it."""
+  x = jax.ShapeDtypeStruct((1, 8, 1, head_dim), dtype)
+  try:
+    jax.eval_shape(make("cudnn"), x, x, x)
+  except (RuntimeError, NotImplementedError, ValueError) as error:
+    return str(error)
+  return ""
 
 
 def make(kernel: Any) -> Callable[..., Float[Array, "b n h d"]]:
