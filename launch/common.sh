@@ -107,3 +107,39 @@ need() {
 do_it() {
   if $DRY_RUN; then quoted "$@"; else "$@"; fi
 }
+
+# What both ways to a TPU share. `tpu_flags` checks what every action needs.
+tpu_flags() {
+  require name zone
+  named name
+  PLACE=(--zone="${FLAGS[zone]}")
+  [[ -z "${FLAGS[project]}" ]] || PLACE+=(--project="${FLAGS[project]}")
+  $DRY_RUN || need gcloud "see https://cloud.google.com/sdk/docs/install"
+}
+
+# Checks what a run on TPU VMs needs, and puts its start-up script in STARTUP.
+tpu_script() {
+  local arg
+  require source
+  [[ "${FLAGS[source]}" == *.tar.gz || -n "${FLAGS[ref]}" ]] ||
+    die "--ref is missing: a commit, tag or branch of --source=${FLAGS[source]}"
+  require_args gs://BUCKET/runs/b16
+  for arg in "${ARGS[@]}"; do
+    [[ "$arg" != --workdir=* || "$arg" == --workdir=gs://* ||
+      "$arg" == --workdir=/mnt/* ]] ||
+      die "$arg is on the disk of one VM; write gs://BUCKET/... or a mounted /mnt/..."
+  done
+  STARTUP="$(mktemp)"
+  trap 'rm -f "$STARTUP"' EXIT
+  {
+    echo '#!/usr/bin/env bash'
+    printf 'UDON_%s=%q\n' SOURCE "${FLAGS[source]}" REF "${FLAGS[ref]}" \
+      DATA "${FLAGS[data]}"
+    printf 'UDON_ARGS=(%s)\n' "$(quoted "${ARGS[@]}")"
+    tail -n +2 "$LAUNCH_DIR/tpu_startup.sh"
+  } >"$STARTUP"
+  if $DRY_RUN; then
+    echo "# $STARTUP: launch/tpu_startup.sh behind these settings"
+    sed -n '2,5s/^/#   /p' "$STARTUP"
+  fi
+}
