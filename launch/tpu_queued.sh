@@ -9,8 +9,9 @@
 #
 # Actions; each may be repeated:
 #   create  puts the request in the queue, unless it is there
-#   watch   create; asks again whenever the TPUs were taken away; when
-#           results.json is in the workdir, deletes them
+#   watch   create; asks again whenever the TPUs were taken away; deletes
+#           them when results.json is in the workdir; ends with 2 or 3, and
+#           leaves them for a look, when the run has ended with that
 #   status  the state of the request
 #   delete  deletes request and TPUs, and ends their costs
 # Logs, stop and run by hand: tpu_pod.sh with the same --name and --zone.
@@ -61,8 +62,15 @@ create() {
 # --force deletes the TPU with the request.
 delete() { do_it "${QUEUE[@]}" delete "$NAME" "${PLACE[@]}" --force --quiet; }
 
+# Prints the exit code of a run that ended for good, if it did.
+ended() {
+  timeout 60 gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" --worker=0 \
+    --command="sudo cat /opt/udon_jax/ended" </dev/null 2>/dev/null |
+    sed -n 's/.* \([0-9]*\)$/\1/p' || true
+}
+
 watch() {
-  local arg workdir="" now seen=0
+  local arg workdir="" now ended seen=0
   for arg in "${ARGS[@]}"; do
     [[ "$arg" != --workdir=* ]] || workdir="${arg#--workdir=}"
   done
@@ -81,8 +89,16 @@ watch() {
     fi
     echo "$(date -u +%FT%TZ) $NAME: ${now:-not in the queue}"
     case "$now" in
-      SUSPENDED | FAILED) delete && create ;;
-      "") ((seen > 0)) || create ;;
+      # What fails now, for want of quota say, is tried again.
+      SUSPENDED | FAILED) delete && create || true ;;
+      "") ((seen > 0)) || create || true ;;
+      ACTIVE)
+        ended="$(ended)"
+        if [[ "$ended" == [23] ]]; then
+          echo "error: the run ended with $ended; see '$LAUNCH_DIR/tpu_pod.sh logs', then '$0 delete'" >&2
+          exit "$ended"
+        fi
+        ;;
     esac
     sleep "${FLAGS[poll_seconds]}"
   done

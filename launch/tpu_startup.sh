@@ -2,7 +2,7 @@
 # Runs on every TPU VM: installs what is missing, then trains until it is done.
 #
 # tpu_pod.sh and tpu_queued.sh put a header of settings before this text; it is
-# not called by hand. It may be started any number of times, at boots too: a
+# not called by hand. With the argument `install` it only installs. It may be started any number of times, at boots too: a
 # second one beside a running one ends at once, what is installed stays, and
 # the run goes on from its last checkpoint.
 #
@@ -85,15 +85,19 @@ attend() {
   child=""
 }
 
-prepare() { install && get_data; }
 train() {
   cd "$SRC"
   exec "$VENV/bin/python" -m udon_jax.main "${UDON_ARGS[@]}"
 }
 
 mkdir -p "$UDON_HOME"
-exec >>"$UDON_HOME/log" 2>&1 </dev/null
-exec {lock}>"$UDON_HOME/lock"
+if [[ "${1:-}" == install ]]; then
+  # Seen by who asked for it: errors of git and pip are the usual ones.
+  exec > >(tee -a "$UDON_HOME/log") 2>&1
+else
+  exec >>"$UDON_HOME/log" 2>&1
+fi
+exec </dev/null {lock}>"$UDON_HOME/lock"
 if ! flock --nonblock "$lock"; then
   say "is running already"
   exit 0
@@ -110,13 +114,23 @@ if [[ "${ended_job:-}" == "${job%% *}" ]]; then
   exit "$code"
 fi
 
+# In a shell of its own, where `set -e` holds.
+prepare() {
+  attend bash -c "$(declare -f say make_venv fetch install get_data)
+    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
+    set -euo pipefail; install; get_data"
+}
+
+if [[ "${1:-}" == install ]]; then
+  prepare
+  say "installing ended with exit code $CODE"
+  exit "$CODE"
+fi
+
 failures=0 pause="$FIRST_PAUSE"
 while :; do
   started=$SECONDS
-  # In a subshell of its own, where `set -e` holds.
-  attend bash -c "$(declare -f say make_venv fetch install get_data prepare)
-    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
-    set -euo pipefail; install; get_data"
+  prepare
   if ((CODE == 0)) && ! $stopping; then
     say "running: ${UDON_ARGS[*]}"
     attend train
