@@ -16,6 +16,8 @@ MAX_FAILURES="${UDON_MAX_FAILURES:-20}"   # in a row
 FIRST_PAUSE="${UDON_FIRST_PAUSE:-10}"     # seconds
 LONGEST_PAUSE="${UDON_LONGEST_PAUSE:-300}" # seconds
 STEADY="${UDON_STEADY:-600}" # seconds of running that forgive failures before
+export HOME="${HOME:-/root}" # not set at boot
+export UV_PYTHON_INSTALL_DIR="$UDON_HOME/python"
 SRC="$UDON_HOME/src" VENV="$UDON_HOME/venv"
 
 say() { printf '%s udon_jax: %s\n' "$(date -u +%FT%TZ)" "$*"; }
@@ -68,7 +70,7 @@ get_data() {
 child="" stopping=false
 stop() {
   stopping=true
-  [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null || true
+  [[ -z "$child" ]] || kill -TERM -- "-$child" 2>/dev/null || true
 }
 
 # Runs a command in the background so that SIGTERM reaches us; sets CODE.
@@ -83,6 +85,13 @@ attend() {
     kill -0 "$child" 2>/dev/null || break
   done
   child=""
+}
+
+# In a shell of its own, where `set -e` holds.
+prepare() {
+  attend bash -c "$(declare -f say make_venv fetch install get_data)
+    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
+    set -euo pipefail; install; get_data"
 }
 
 train() {
@@ -104,7 +113,14 @@ if ! flock --nonblock "$lock"; then
 fi
 echo "$$" >"$UDON_HOME/pid"
 trap stop TERM INT
+set -m # children lead groups of their own, which end as a whole
 trap 'rm -f "$UDON_HOME/pid"' EXIT
+
+if [[ "${1:-}" == install ]]; then
+  prepare
+  say "installing ended with exit code $CODE"
+  exit "$CODE"
+fi
 
 # What ended for good stays so until it is told to run something else.
 job="$(printf '%q ' "$UDON_SOURCE" "$UDON_REF" "${UDON_ARGS[@]}" | sha256sum)"
@@ -112,19 +128,6 @@ read -r ended_job code 2>/dev/null <"$UDON_HOME/ended" || true
 if [[ "${ended_job:-}" == "${job%% *}" ]]; then
   say "ended before with exit code $code"
   exit "$code"
-fi
-
-# In a shell of its own, where `set -e` holds.
-prepare() {
-  attend bash -c "$(declare -f say make_venv fetch install get_data)
-    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
-    set -euo pipefail; install; get_data"
-}
-
-if [[ "${1:-}" == install ]]; then
-  prepare
-  say "installing ended with exit code $CODE"
-  exit "$CODE"
 fi
 
 failures=0 pause="$FIRST_PAUSE"
