@@ -9,9 +9,7 @@ stands still, as in the official code. Needs no TensorFlow, 14 GB of memory and
 10 GB of disk.
 """
 
-from collections.abc import Iterator, Sequence
-import dataclasses
-import importlib
+from collections.abc import Sequence
 import pathlib
 import shutil
 import statistics
@@ -23,14 +21,9 @@ from flax import serialization
 import jax
 import jax.numpy as jnp
 
-from benchmarks import common
-from udon_jax import (
-  checkpointing,
-  cli,
-  domains,
-  structs,
-)
-from udon_jax import run as runs
+from benchmarks import common, runs
+from udon_jax import checkpointing, cli
+from udon_jax import run as udon_run
 
 _HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds.", lower_bound=1)
@@ -38,33 +31,7 @@ _MODEL = flags.DEFINE_string("model", "vit_b16", "Name of the backbone.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where to save; a temporary one.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """What a run asks of training data before it reads any."""
-
-  name: str
-  num_classes: int
-  num_examples: int
-  fingerprint: str = ""
-
-  def open(self, position: int) -> Iterator[structs.HostBatch]:
-    """There is nothing to open."""
-    raise NotImplementedError
-
-
-def make_run(model: str) -> runs.Run:
-  """Returns a run on UnED's classes; nothing is compiled."""
-  config = importlib.import_module("configs.uned_vitb16").get_config()
-  config.model.name = model
-  config.batch_size = config.eval.batch_size = 128
-  sources = [
-    Source(spec.name, spec.num_classes, spec.num_examples["train"])
-    for spec in domains.UNED.values()
-  ]
-  return runs.set_up(config, sources)
-
-
-def make_state(run: runs.Run):
+def make_state(run: udon_run.Run):
   """Returns a state whose every float is another, as after many steps."""
 
   def draw(tree):
@@ -87,7 +54,7 @@ def save_msgpack(state, path: pathlib.Path) -> None:
   path.write_bytes(serialization.to_bytes(jax.device_get(state)))
 
 
-def measure(run: runs.Run, state, folder: pathlib.Path, repeats: int):
+def measure(run: udon_run.Run, state, folder: pathlib.Path, repeats: int):
   """Returns seconds of every round by what they are of."""
   seconds: dict[str, list[float]] = {}
 
@@ -98,7 +65,7 @@ def measure(run: runs.Run, state, folder: pathlib.Path, repeats: int):
     return result
 
   checkpointer = checkpointing.Checkpointer(
-    folder, keep_latest=1, best=runs.BEST_METRIC
+    folder, keep_latest=1, best=udon_run.BEST_METRIC
   )
   layout, mesh = run.layout, run.mesh
   for step in range(1, repeats + 2):
@@ -131,7 +98,7 @@ def measure(run: runs.Run, state, folder: pathlib.Path, repeats: int):
 
 def main(_: Sequence[str]) -> None:
   """Measures, prints and writes the report."""
-  run = make_run(_MODEL.value)
+  run = runs.make_run(model__name=_MODEL.value)
   state = jax.block_until_ready(make_state(run))
   size = sum(x.nbytes for x in jax.tree.leaves(state))
   folder = pathlib.Path(_FOLDER.value or tempfile.mkdtemp())

@@ -71,7 +71,7 @@ class Ours:
       scores, tables = step.score(tables, batch)
       grads = scores.student_grad.sum() + scores.teacher_grad.sum()
       tables = step.update(tables, batch, scores.sums, jnp.isfinite(grads))
-      return tables, scores._replace(sums=None)
+      return tables, scores[:4]
 
     self.step = jax.jit(take, donate_argnums=0)
 
@@ -121,7 +121,7 @@ class Plain:
     return tables, self._adamw.init(tables)
 
 
-KINDS = {"ours": Ours, "plain": Plain}
+KINDS: dict[str, Any] = {"ours": Ours, "plain": Plain}
 
 
 def make_batch(classes: int, step: int) -> prototypes.Batch:
@@ -157,55 +157,60 @@ def memory(kind: str, classes: Sequence[int]) -> dict[str, Any]:
   }
 
 
+class Stepper:
+  """Takes steps of one kind, each after as many idle ones."""
+
+  def __init__(self, kind: str, classes: Sequence[int], gap: int):
+    self._made, self._classes, self._gap = KINDS[kind](classes), classes[0], gap
+    self._state, self._step = self._made.make(), 1000  # late in a run
+
+  def __call__(self) -> None:
+    """Takes a step."""
+    self._step += 1 + self._gap
+    batch = make_batch(self._classes, self._step)
+    self._state, _ = self._made.step(self._state, batch)
+    jax.block_until_ready(self._state)
+
+
 def times(
-  classes: Sequence[int], kinds: Sequence[str], gaps: Sequence[int] = (0,)
-) -> dict[tuple[str, int], float]:
-  """Returns seconds of a step, by kind and updates to be made up for."""
-  runs, steps = {}, {}
-  for kind in kinds:
-    made = KINDS[kind](classes)
-    for gap in gaps if kind == "ours" else (0,):
-      steps[kind, gap] = [made.make(), 1000]  # as of a step late in a run
-
-      def run(key=(kind, gap), made=made, gap=gap):
-        state, step = steps[key]
-        batch = make_batch(classes[0], step + 1 + gap)
-        state, _ = made.step(state, batch)
-        jax.block_until_ready(state)
-        steps[key] = [state, step + 1 + gap]
-
-      runs[kind, gap] = run
+  classes: Sequence[int], variants: Sequence[tuple[str, int]]
+) -> list[float]:
+  """Returns seconds of a step of every (kind, idle steps before)."""
+  runs = {
+    f"{kind} {gap}": Stepper(kind, classes, gap) for kind, gap in variants
+  }
   found = common.interleave(runs, repeats=_REPEATS.value)
-  return {key: value["wall_s"] for key, value in found.items()}
+  return [found[name]["wall_s"] for name in runs]
 
 
 def main(_: Sequence[str]) -> None:
   """Measures, prints and writes the tables."""
   head = common.header("jax")
   rows: list[dict[str, Any]] = [
-    memory(kind, [int(c)]) for c in _COMPILED.value for kind in KINDS
+    memory(kind, [int(text)]) for text in _COMPILED.value for kind in KINDS
   ]
-  for classes in map(int, _TIMED.value):
-    found = times([classes], list(KINDS), gaps=(0, 8))
-    plain = found["plain", 0]
-    for (kind, gap), seconds in found.items():
-      rows.append(
-        {
-          "classes": classes,
-          "what": kind,
-          "idle_steps_before": gap,
-          "ms": 1000 * seconds,
-          "ratio_to_plain": seconds / plain,
-        }
-      )
+  variants = (("plain", 0), ("ours", 0), ("ours", 8))
+  for number in map(int, _TIMED.value):
+    found = times([number], variants)
+    rows += [
+      {
+        "classes": number,
+        "what": kind,
+        "idle_steps_before": gap,
+        "ms": 1000 * seconds,
+        "ratio_to_plain": seconds / found[0],
+      }
+      for (kind, gap), seconds in zip(variants, found, strict=True)
+    ]
   first: dict[str, float] = {}
+  active = _ACTIVE.value
   for factor in map(int, _IDLE.value):
-    found = times([_ACTIVE.value, factor * _ACTIVE.value], list(KINDS))
-    for (kind, _), seconds in found.items():
+    found = times([active, factor * active], variants[:2])
+    for (kind, _gap), seconds in zip(variants[:2], found, strict=True):
       rows.append(
         {
-          "active_classes": _ACTIVE.value,
-          "idle_classes": factor * _ACTIVE.value,
+          "active_classes": active,
+          "idle_classes": factor * active,
           "what": kind,
           "ms": 1000 * seconds,
           "ratio_to_fewest": seconds / first.setdefault(kind, seconds),

@@ -92,16 +92,6 @@ require_args() {
   done
 }
 
-# Ends unless the workdir is where every host sees it and none takes it along.
-require_bucket() {
-  local arg
-  for arg in "${ARGS[@]}"; do
-    [[ "$arg" != --workdir=* || "$arg" == --workdir=gs://* ||
-      "$arg" == --workdir=/mnt/* ]] ||
-      die "$arg is on the disk of one host; write gs://BUCKET/... or a mounted /mnt/..."
-  done
-}
-
 # Prints a command as one can paste it.
 quoted() {
   local line
@@ -129,20 +119,23 @@ tpu_flags() {
 
 # Checks what a run on TPU VMs needs, and puts its start-up script in STARTUP.
 tpu_script() {
+  local arg
   require source
   [[ "${FLAGS[source]}" == *.tar.gz || -n "${FLAGS[ref]}" ]] ||
     die "--ref is missing: a commit, tag or branch of --source=${FLAGS[source]}"
-  [[ "$ACTION" == install ]] || {
-    require_args gs://BUCKET/runs/b16
-    require_bucket
-  }
+  require_args gs://BUCKET/runs/b16
+  for arg in "${ARGS[@]}"; do
+    [[ "$arg" != --workdir=* || "$arg" == --workdir=gs://* ||
+      "$arg" == --workdir=/mnt/* ]] ||
+      die "$arg is on the disk of one VM; write gs://BUCKET/... or a mounted /mnt/..."
+  done
   STARTUP="$(mktemp)"
   trap 'rm -f "$STARTUP"' EXIT
   {
     echo '#!/usr/bin/env bash'
     printf 'UDON_%s=%q\n' SOURCE "${FLAGS[source]}" REF "${FLAGS[ref]}" \
       DATA "${FLAGS[data]}"
-    printf 'UDON_ARGS=(%s)\n' "${ARGS[*]:+$(quoted "${ARGS[@]}")}"
+    printf 'UDON_ARGS=(%s)\n' "$(quoted "${ARGS[@]}")"
     tail -n +2 "$LAUNCH_DIR/tpu_startup.sh"
   } >"$STARTUP"
   if $DRY_RUN; then

@@ -1,57 +1,58 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of a SLURM cluster.
+# Submits a run to SLURM, on one or several GPU nodes.
 #
-#   launch/slurm.sh --nodes=2 --gpus_per_node=8 --time=12:00:00 -- \
-#     --config=configs/uned_vitb16.py --workdir=/shared/runs/b16
+#   launch/slurm.sh --nodes=2 --gpus_per_node=8 --time=24:00:00 \
+#     --python=.venv/bin/python -- --config=configs/uned_vitb16.py \
+#     --workdir=/shared/runs/b16
 #
-# Submits launch/slurm.sbatch. One task drives one GPU, because that is what JAX
-# takes from SLURM: each task sees all GPUs of its node and takes the one of its
-# SLURM_LOCALID. The job is submitted from, and runs in, the current folder,
-# which all nodes must see, as they must see workdir and data.
+# One task a GPU, as JAX expects of SLURM: each task sees the GPU of its local
+# number. Before the time is up SLURM sends SIGTERM; the run saves, ends with
+# 143 and is queued again, as after a lost node. 0, 2 and 3 end it for good.
 #
-#   --nodes=N             how many
-#   --gpus_per_node=K     GPUs and tasks of each
-#   --cpus_per_gpu=C      cores of each task (default 8)
-#   --mem=M               of each node, as sbatch has it (default 0, all)
-#   --time=T              limit of one job; the run goes on in the next
-#   --stop_seconds=S      from the signal to save to that limit (default 300)
-#   --partition=P --account=A --constraint=F    as sbatch has them
-#   --name=N              of the job (default udon_jax)
-#   --log=FILE            default udon_jax-%j.log; all jobs of the run append
-#   --python=PATH         one that all nodes see (default: that of the PATH)
-#   --dry_run             prints the command alone
-# Anything else: the SBATCH_* variables of sbatch, for example SBATCH_QOS.
+#   --nodes=N --gpus_per_node=K    the devices
+#   --time=HH:MM:SS                longest time of one start
+#   --cpus_per_gpu=C               cores that read images (default 8)
+#   --partition=P --account=A --job_name=J (default udon)
+#   --grace_seconds=S              from SIGTERM to the end (default 300)
+#   --max_restarts=R               (default 100)
+#   --log=FILE                     (default <workdir>/slurm-%j.log)
+#   --python=PATH                  (default python)
+#   --dry_run                      prints the command alone
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-declare -A FLAGS=([nodes]="" [gpus_per_node]="" [cpus_per_gpu]=8 [mem]=0
-  [time]="" [stop_seconds]=300 [partition]="" [account]="" [constraint]=""
-  [name]=udon_jax [log]=udon_jax-%j.log [python]="")
+declare -A FLAGS=([nodes]="" [gpus_per_node]="" [time]="" [cpus_per_gpu]=8
+  [partition]="" [account]="" [job_name]=udon [grace_seconds]=300
+  [max_restarts]=100 [log]="" [python]=python)
 parse "$@"
 [[ -z "$ACTION" ]] || die "'$ACTION' is no flag; see $0 --help"
-require nodes gpus_per_node time name log
-whole nodes gpus_per_node cpus_per_gpu stop_seconds
+require nodes gpus_per_node time
+whole nodes gpus_per_node cpus_per_gpu grace_seconds max_restarts
 [[ "${FLAGS[time]}" =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] ||
-  die "--time=${FLAGS[time]} is no time; write HOURS:MINUTES:SECONDS"
-[[ "${FLAGS[mem]}" =~ ^[0-9]+[KMGT]?$ ]] ||
-  die "--mem=${FLAGS[mem]} is no size; write 200G, or 0 for all of a node"
+  die "--time=${FLAGS[time]} is no time; write HH:MM:SS or DAYS-HH"
 require_args /shared/runs/b16
-if [[ -z "${FLAGS[python]}" ]]; then
-  FLAGS[python]="$(command -v python || echo python)"
-fi
-if ! $DRY_RUN; then
-  need sbatch "run this on a login node of the cluster"
-  need "${FLAGS[python]}" "activate its environment or give --python=PATH"
+workdir="runs"
+for arg in "${ARGS[@]}"; do
+  [[ "$arg" != --workdir=* ]] || workdir="${arg#*=}"
+done
+log="${FLAGS[log]}"
+if [[ -z "$log" ]]; then
+  if [[ "$workdir" == *://* ]]; then log="slurm-%j.log"; else log="$workdir/slurm-%j.log"; fi
 fi
 
-options=(--job-name="${FLAGS[name]}" --output="${FLAGS[log]}"
-  --nodes="${FLAGS[nodes]}" --ntasks-per-node="${FLAGS[gpus_per_node]}"
-  --gpus-per-node="${FLAGS[gpus_per_node]}"
-  --cpus-per-task="${FLAGS[cpus_per_gpu]}" --mem="${FLAGS[mem]}"
-  --time="${FLAGS[time]}" --signal="TERM@${FLAGS[stop_seconds]}")
-for key in partition account constraint; do
-  [[ -z "${FLAGS[$key]}" ]] || options+=("--$key=${FLAGS[$key]}")
-done
-do_it sbatch "${options[@]}" "$LAUNCH_DIR/slurm.sbatch" "${FLAGS[python]}" \
-  -m udon_jax.main "${ARGS[@]}"
+command=(sbatch --job-name="${FLAGS[job_name]}" --nodes="${FLAGS[nodes]}"
+  --ntasks-per-node="${FLAGS[gpus_per_node]}"
+  --gres="gpu:${FLAGS[gpus_per_node]}"
+  --cpus-per-task="${FLAGS[cpus_per_gpu]}" --time="${FLAGS[time]}"
+  --signal="B:TERM@${FLAGS[grace_seconds]}" --requeue --open-mode=append
+  --output="$log")
+[[ -z "${FLAGS[partition]}" ]] || command+=(--partition="${FLAGS[partition]}")
+[[ -z "${FLAGS[account]}" ]] || command+=(--account="${FLAGS[account]}")
+command+=(--export="ALL,UDON_PYTHON=${FLAGS[python]},UDON_MAX_RESTARTS=${FLAGS[max_restarts]}"
+  "$LAUNCH_DIR/slurm.sbatch" "${ARGS[@]}")
+if ! $DRY_RUN; then
+  need sbatch "run this where SLURM is"
+  [[ "$log" == *://* ]] || mkdir -p "$(dirname "$log")"
+fi
+do_it "${command[@]}"

@@ -9,9 +9,8 @@
 #
 # Actions; each may be repeated:
 #   create  puts the request in the queue, unless it is there
-#   watch   create; asks again whenever the TPUs were taken away; deletes
-#           them when results.json is in the workdir; ends with 2 or 3, and
-#           leaves them for a look, when the run has ended with that
+#   watch   create; asks again whenever the TPUs were taken away; when
+#           results.json is in the workdir, deletes them
 #   status  the state of the request
 #   delete  deletes request and TPUs, and ends their costs
 # Logs, stop and run by hand: tpu_pod.sh with the same --name and --zone.
@@ -62,15 +61,8 @@ create() {
 # --force deletes the TPU with the request.
 delete() { do_it "${QUEUE[@]}" delete "$NAME" "${PLACE[@]}" --force --quiet; }
 
-# Prints the exit code of a run that ended for good, if it did.
-ended() {
-  timeout 60 gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" --worker=0 \
-    --command="sudo cat /opt/udon_jax/ended" </dev/null 2>/dev/null |
-    sed -n 's/.* \([0-9]*\)$/\1/p' || true
-}
-
 watch() {
-  local arg workdir="" now ended seen=0
+  local arg workdir="" now seen=0
   for arg in "${ARGS[@]}"; do
     [[ "$arg" != --workdir=* ]] || workdir="${arg#--workdir=}"
   done
@@ -89,16 +81,8 @@ watch() {
     fi
     echo "$(date -u +%FT%TZ) $NAME: ${now:-not in the queue}"
     case "$now" in
-      # What fails now, for want of quota say, is tried again.
-      SUSPENDED | FAILED) delete && create || true ;;
-      "") ((seen > 0)) || create || true ;;
-      ACTIVE)
-        ended="$(ended)"
-        if [[ "$ended" == [23] ]]; then
-          echo "error: the run ended with $ended; see '$LAUNCH_DIR/tpu_pod.sh logs', then '$0 delete'" >&2
-          exit "$ended"
-        fi
-        ;;
+      SUSPENDED | FAILED) delete && create ;;
+      "") ((seen > 0)) || create ;;
     esac
     sleep "${FLAGS[poll_seconds]}"
   done

@@ -2,7 +2,7 @@
 # Runs on every TPU VM: installs what is missing, then trains until it is done.
 #
 # tpu_pod.sh and tpu_queued.sh put a header of settings before this text; it is
-# not called by hand. With the argument `install` it only installs. It may be started any number of times, at boots too: a
+# not called by hand. It may be started any number of times, at boots too: a
 # second one beside a running one ends at once, what is installed stays, and
 # the run goes on from its last checkpoint.
 #
@@ -16,8 +16,6 @@ MAX_FAILURES="${UDON_MAX_FAILURES:-20}"   # in a row
 FIRST_PAUSE="${UDON_FIRST_PAUSE:-10}"     # seconds
 LONGEST_PAUSE="${UDON_LONGEST_PAUSE:-300}" # seconds
 STEADY="${UDON_STEADY:-600}" # seconds of running that forgive failures before
-export HOME="${HOME:-/root}" # not set at boot
-export UV_PYTHON_INSTALL_DIR="$UDON_HOME/python"
 SRC="$UDON_HOME/src" VENV="$UDON_HOME/venv"
 
 say() { printf '%s udon_jax: %s\n' "$(date -u +%FT%TZ)" "$*"; }
@@ -70,7 +68,7 @@ get_data() {
 child="" stopping=false
 stop() {
   stopping=true
-  [[ -z "$child" ]] || kill -TERM -- "-$child" 2>/dev/null || true
+  [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null || true
 }
 
 # Runs a command in the background so that SIGTERM reaches us; sets CODE.
@@ -87,40 +85,22 @@ attend() {
   child=""
 }
 
-# In a shell of its own, where `set -e` holds.
-prepare() {
-  attend bash -c "$(declare -f say make_venv fetch install get_data)
-    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
-    set -euo pipefail; install; get_data"
-}
-
+prepare() { install && get_data; }
 train() {
   cd "$SRC"
   exec "$VENV/bin/python" -m udon_jax.main "${UDON_ARGS[@]}"
 }
 
 mkdir -p "$UDON_HOME"
-if [[ "${1:-}" == install ]]; then
-  # Seen by who asked for it: errors of git and pip are the usual ones.
-  exec > >(tee -a "$UDON_HOME/log") 2>&1
-else
-  exec >>"$UDON_HOME/log" 2>&1
-fi
-exec </dev/null {lock}>"$UDON_HOME/lock"
+exec >>"$UDON_HOME/log" 2>&1 </dev/null
+exec {lock}>"$UDON_HOME/lock"
 if ! flock --nonblock "$lock"; then
   say "is running already"
   exit 0
 fi
 echo "$$" >"$UDON_HOME/pid"
 trap stop TERM INT
-set -m # children lead groups of their own, which end as a whole
 trap 'rm -f "$UDON_HOME/pid"' EXIT
-
-if [[ "${1:-}" == install ]]; then
-  prepare
-  say "installing ended with exit code $CODE"
-  exit "$CODE"
-fi
 
 # What ended for good stays so until it is told to run something else.
 job="$(printf '%q ' "$UDON_SOURCE" "$UDON_REF" "${UDON_ARGS[@]}" | sha256sum)"
@@ -133,7 +113,10 @@ fi
 failures=0 pause="$FIRST_PAUSE"
 while :; do
   started=$SECONDS
-  prepare
+  # In a subshell of its own, where `set -e` holds.
+  attend bash -c "$(declare -f say make_venv fetch install get_data prepare)
+    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
+    set -euo pipefail; install; get_data"
   if ((CODE == 0)) && ! $stopping; then
     say "running: ${UDON_ARGS[*]}"
     attend train

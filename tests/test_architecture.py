@@ -19,11 +19,13 @@ PACKAGE = "udon_jax"
 # Every room has a level, and imports from its own level or lower ones. Names
 # stand for a module or for all of a folder.
 LEVELS = (
-  {"errors", "structs", "domains", "default_config", "variants"},
+  {"caches", "errors", "structs", "domains", "default_config", "variants"},
   {
     "chips",
+    "compiled",
     "flops",
     "partitioning",
+    "processes",
     "losses",
     "prototypes",
     "sampling",
@@ -62,6 +64,7 @@ TOP = {
   "conversion",
   "embedder",
   "extraction",
+  "planning",
   "report",
   "scoring",
   "trained",

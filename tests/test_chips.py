@@ -53,5 +53,24 @@ def test_unknown(kind):
   assert chips.peak_flops(kind) is None
 
 
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_chips_of_plans_are_whole(name):
+  chip = chips.CHIPS[name]
+  assert chip.peak_flops == chips.peak_flops(chip.kind)
+  assert chip.is_tpu == name.startswith("v") ^ name.startswith("v100")
+  # None reads its memory in less than 1 ms or more than 100.
+  assert 1e-3 < chip.memory / chip.memory_bandwidth < 0.1
+  assert chip.link_bandwidth < chip.memory_bandwidth
+
+
+def test_numbers_of_plans_are_those_of_one_device():
+  v5e, v3, h100 = (chips.CHIPS[name] for name in ("v5e", "v3", "h100"))
+  assert (v5e.memory, v5e.devices) == (15.75 * 2**30, 1)
+  assert (v5e.memory_bandwidth, v5e.link_bandwidth) == (819e9, 200e9)
+  assert (v3.devices, v3.peak_flops) == (2, 61.5e12)
+  assert v3.memory_bandwidth == 450e9
+  assert h100.memory == 0.75 * 81559 * 2**20
+
+
 def test_this_machine():
   assert chips.peak_flops(jax.devices("cpu")[0].device_kind) is None

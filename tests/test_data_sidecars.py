@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import data_files, official_data
+from udon_jax import caches
 from udon_jax.data import offsets, records, sidecars
 
 DATA = [b"a" * n for n in (0, 1, 5000, 17, 300)]
@@ -169,11 +170,11 @@ def test_places_of_the_cache(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   for name in ("UDON_JAX_CACHE", "XDG_CACHE_HOME"):
     monkeypatch.delenv(name, raising=False)
-  assert sidecars.cache_folder() == tmp_path / ".cache" / "udon_jax"
+  assert caches.folder() == tmp_path / ".cache" / "udon_jax"
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-  assert sidecars.cache_folder() == tmp_path / "x" / "udon_jax"
+  assert caches.folder() == tmp_path / "x" / "udon_jax"
   monkeypatch.setenv("UDON_JAX_CACHE", "~/mine")
-  assert sidecars.cache_folder() == tmp_path / "mine"
+  assert caches.folder() == tmp_path / "mine"
 
 
 def test_no_pickle_is_read(file, cache):

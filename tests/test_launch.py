@@ -1,311 +1,489 @@
-"""The scripts of launch/, as far as a machine without a cluster can tell."""
+"""The launch scripts: what they print, and what they do on one machine."""
 
-import json
+import os
+import pathlib
 import re
 import shlex
-import shutil
 import signal
-import socket
+import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
+import yaml
 
-from tests import launching
+from tests import several
 
-LAUNCH = launching.LAUNCH
-ARGS = ["--config=configs/quickstart.py", "--workdir=gs://bucket/run"]
-TPU = ["--name=udon", "--zone=zone"]
-KIND = ["--accelerator_type=v6e-16", "--runtime_version=v2-alpha-tpuv6e"]
-SOURCE = ["--source=https://host/udon_jax", "--ref=abc"]
-SLURM = ["--nodes=2", "--gpus_per_node=4", "--time=1-12:00:00"]
-GKE = [
-  *("--name=b16", "--image=host/project/udon:1", "--topology=4x4"),
-  *("--accelerator=tpu-v6e-slice", "--chips_per_host=4"),
-]
-SCRIPTS = ("local", "tpu_pod", "tpu_queued", "slurm", "gke")
-
-
-@pytest.fixture
-def place(tmp_path):
-  return launching.Place(tmp_path)
-
-
-def until(is_so):
-  """Waits until something is so."""
-  deadline = time.monotonic() + 30
-  while not is_so():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
+ROOT = pathlib.Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+RUN = (
+  "--",
+  "--config=configs/uned_vitb16.py",
+  "--workdir=gs://bucket/runs/b 16",
+)
+TPU = ("--name=udon", "--zone=z")
+SOURCE = ("--source=https://host/r.git", "--ref=abc")
+KIND = ("--accelerator_type=v6e-16", "--runtime_version=v2")
+GKE = (
+  *("--name=udon", "--image=r/i:1", "--accelerator=tpu-v6e-slice"),
+  *("--topology=4x4", "--hosts=4", "--chips_per_host=4"),
+)
+SLURM = ("--nodes=2", "--gpus_per_node=8", "--time=24:00:00")
+SCRIPTS = sorted(x.name for x in LAUNCH.glob("*.sh") if x.name != "common.sh")
 
 
-def script(name):
-  return LAUNCH / f"{name}.sh"
-
-
-def test_shellcheck_finds_nothing(place):
-  # That of the environment comes first.
-  path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
-  shellcheck = shutil.which("shellcheck", path=path)
-  assert shellcheck, "install the extra `test`"
-  files = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")]
-  assert len(files) == len(SCRIPTS) + 3
-  found = place.run(
-    shellcheck, "--external-sources", f"--source-path={LAUNCH.parent}", *files
+def launch(script, *flags, **environ):
+  return subprocess.run(
+    [LAUNCH / script, *flags],
+    cwd=ROOT,
+    env={**os.environ, **environ},
+    capture_output=True,
+    text=True,
+    check=False,
   )
-  assert found == (0, "", "")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_names_the_flags_that_exist(place, name):
-  code, text, _ = place.run(script(name), "--help")
-  assert code == 0
-  declared = re.search(r"FLAGS=\((.*?)\)\n", script(name).read_text(), re.S)[1]
-  flags = set(re.findall(r"\[(\w+)\]=", declared))
-  named = set(re.findall(r"--(\w+)", text)) - {"dry_run", "help"}
-  of_the_run = {"config", "workdir"}
-  assert named - of_the_run == flags
+def test_no_mistake_that_shellcheck_knows():
+  files = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
+  shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"
+  done = subprocess.run(
+    [shellcheck, "--external-sources", f"--source-path={ROOT}", *files],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout
 
 
-DRY_RUNS = {
-  "local --num_processes=1": ["env python -m udon_jax.main RUN"],
-  "local --num_processes=2 --port=5000 --gpus_per_process=2": [
-    "env CUDA_VISIBLE_DEVICES=0\\,1 python -m udon_jax.main RUN "
-    "--coordinator_address=127.0.0.1:5000 --num_processes=2 --process_id=0",
-    "env CUDA_VISIBLE_DEVICES=2\\,3 python -m udon_jax.main RUN "
-    "--coordinator_address=127.0.0.1:5000 --num_processes=2 --process_id=1",
-  ],
-  "local --num_processes=1 --cpu_devices=4": [
-    "env JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=4 "
-    "python -m udon_jax.main RUN"
-  ],
-  f"tpu_pod create {shlex.join(TPU + KIND)} --spot --project=p": [
-    "gcloud compute tpus tpu-vm create udon --zone=zone --project=p "
-    "--accelerator-type=v6e-16 --version=v2-alpha-tpuv6e --spot"
-  ],
-  f"tpu_pod status {shlex.join(TPU)} --internal_ip": [
-    "gcloud compute tpus tpu-vm ssh udon --zone=zone --internal-ip "
-    "--worker=all --command=sudo\\ tail\\ -n\\ 1\\ /opt/udon_jax/log"
-  ],
-  f"tpu_pod delete {shlex.join(TPU)}": [
-    "gcloud compute tpus tpu-vm delete udon --zone=zone --quiet"
-  ],
-  f"tpu_queued status {shlex.join(TPU)}": [
-    "gcloud compute tpus queued-resources describe udon --zone=zone "
-    "--format=value\\(state.state\\)"
-  ],
-  f"tpu_queued delete {shlex.join(TPU)}": [
-    "gcloud compute tpus queued-resources delete udon --zone=zone "
-    "--force --quiet"
-  ],
-  f"slurm {shlex.join(SLURM)} --partition=gpu --python=/env/python": [
-    "sbatch --job-name=udon_jax --output=udon_jax-%j.log --nodes=2 "
-    "--ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8 --mem=0 "
-    f"--time=1-12:00:00 --signal=TERM@300 --partition=gpu {LAUNCH}/slurm.sbatch"
-    " /env/python -m udon_jax.main RUN"
-  ],
-  "gke build --image=host/udon:1 --extra=cuda": [
-    f"docker build --file={LAUNCH.parent}/Dockerfile --tag=host/udon:1 "
-    f"--platform=linux/amd64 --build-arg=EXTRA=cuda {LAUNCH.parent}",
-    "docker push host/udon:1",
-  ],
-  "gke delete --name=b16 --namespace=n": [
-    "kubectl --namespace=n delete jobset b16 --ignore-not-found"
-  ],
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_a_script_is_for(script):
+  if script == "tpu_startup.sh":
+    pytest.skip("runs on TPU VMs")
+  done = launch(script, "--help")
+  assert done.returncode == 0
+  assert f"launch/{script}" in done.stdout
+  assert "--dry_run" in done.stdout
+
+
+PRINTED = {
+  ("local.sh", "--num_processes=2", "--gpus_per_process=2", *RUN): (
+    r"CUDA_VISIBLE_DEVICES=2\,3 python -m udon_jax.main",
+    r"--workdir=gs://bucket/runs/b\ 16 --coordinator_address=127.0.0.1:",
+    "--num_processes=2 --process_id=1",
+  ),
+  ("local.sh", "--num_processes=1", "--cpu_devices=3", *RUN): (
+    "xla_force_host_platform_device_count=3",
+    "JAX_PLATFORMS=cpu",
+  ),
+  ("tpu_pod.sh", "create", *TPU, *KIND, "--spot"): (
+    "gcloud compute tpus tpu-vm create udon --zone=z",
+    "--accelerator-type=v6e-16 --version=v2 --spot",
+  ),
+  ("tpu_pod.sh", "run", *TPU, *SOURCE, *RUN): (
+    "tpu-vm scp",
+    "tpu-vm ssh udon --zone=z --worker=all",
+    r"#   UDON_ARGS=(--config=configs/uned_vitb16.py "
+    r"--workdir=gs://bucket/runs/b\ 16)",
+  ),
+  ("tpu_pod.sh", "stop", *TPU): ("--worker=all", r"kill\ -TERM"),
+  ("tpu_pod.sh", "delete", *TPU, "--project=p"): (
+    "tpu-vm delete udon --zone=z --project=p --quiet",
+  ),
+  ("tpu_queued.sh", "create", *TPU, *KIND, *SOURCE, "--spot", *RUN): (
+    "queued-resources create udon",
+    "--metadata-from-file=startup-script=",
+    "--spot",
+  ),
+  ("tpu_queued.sh", "delete", *TPU): ("queued-resources delete udon",),
+  ("slurm.sh", *SLURM, "--partition=gpu", *RUN): (
+    "sbatch --job-name=udon --nodes=2 --ntasks-per-node=8 --gres=gpu:8",
+    "--signal=B:TERM@300 --requeue",
+    "--partition=gpu",
+    "slurm.sbatch --config=configs/uned_vitb16.py",
+  ),
+  ("gke.sh", "build", "--image=r/i:1", "--extra=cpu"): (
+    "docker build --build-arg EXTRA=cpu --tag r/i:1",
+    "docker push r/i:1",
+  ),
+  ("gke.sh", "create", *GKE, *RUN): (
+    "kubectl --namespace=default apply",
+    '"--workdir=gs://bucket/runs/b 16"',
+  ),
+  ("gke.sh", "delete", "--name=udon"): ("delete jobset udon",),
 }
 
 
-@pytest.mark.parametrize("command", DRY_RUNS)
-def test_dry_runs_print_and_need_nothing(place, command):
-  name, *flags = shlex.split(command)
-  code, output, errors = place.run(
-    script(name), *flags, "--dry_run", "--", *ARGS
-  )
-  wanted = [line.replace("RUN", shlex.join(ARGS)) for line in DRY_RUNS[command]]
-  assert (code, output.splitlines(), errors) == (0, wanted, "")
-
-
-def test_words_of_the_run_arrive_as_they_were(place):
-  odd = ["--config.domains=('cars', 'met')", '--config.x="$HOME" \\ `&`']
-  _, output, _ = place.run(
-    *(script("local"), "--num_processes=1", "--dry_run", "--", *ARGS, *odd)
-  )
-  assert shlex.split(output)[4:] == [*ARGS, *odd]
-  _, output, _ = place.run(
-    *(script("gke"), "run", "--dry_run", *GKE, "--", *ARGS, *odd)
-  )
-  args = json.loads(re.search(r"args: (.*)", output)[1])
-  # Kubernetes makes one dollar of two.
-  assert [arg.replace("$$", "$") for arg in args] == [*ARGS, *odd]
+@pytest.mark.parametrize("command", PRINTED, ids=" ".join)
+def test_commands_are_printed_and_nothing_is_done(command, tmp_path):
+  """Where none of gcloud, kubectl, docker and sbatch is."""
+  script, *flags = command
+  for name in ("bash", "env", "dirname", "awk", "sed", "mktemp", "rm", "cat"):
+    (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+  for name in ("tail", "seq"):
+    (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+  at = flags.index("--") if "--" in flags else len(flags)
+  flags[at:at] = ["--dry_run"]
+  done = launch(script, *flags, PATH=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  for words in PRINTED[command]:
+    assert words in done.stdout
 
 
 MISTAKES = {
-  "local": "--num_processes is missing",
-  "local --num_processes=0": "--num_processes=0 is no whole number",
-  "local --num_processes": "--num_processes has no value",
-  "local --processes=2": "--processes is unknown",
-  "local --num_processes=2 three": "'three' is no flag",
-  "local --num_processes=1 --gpus_per_process=1 --cpu_devices=1": "exclude",
-  "tpu_pod": "say what to do",
-  "tpu_pod melt": "'melt' is none of: create",
-  "tpu_pod create --zone=z": "--name is missing",
-  "tpu_pod create --name=Udon --zone=z": "--name=Udon is no name",
-  f"tpu_pod create {shlex.join(TPU)}": "--accelerator_type is missing",
-  f"tpu_pod run {shlex.join(TPU)}": "--source is missing",
-  f"tpu_pod run {shlex.join(TPU)} --source=https://x": "--ref is missing",
-  f"tpu_pod run {shlex.join(TPU + SOURCE)} -- --config=c": "--workdir is missing",
-  f"tpu_pod run {shlex.join(TPU + SOURCE)} -- --config=c --workdir=w": (
-    "--workdir=w is on the disk of one host"
-  ),
-  f"tpu_queued create {shlex.join(TPU)}": "--accelerator_type is missing",
-  "slurm --nodes=1 --gpus_per_node=8": "--time is missing",
-  "slurm --nodes=1 --gpus_per_node=8 --time=soon": "--time=soon is no time",
-  f"slurm {shlex.join(SLURM)} --mem=lots": "--mem=lots is no size",
-  "gke build --image=i --extra=rocm": "--extra=rocm is none of tpu, cuda, cpu",
-  "gke run": "--name is missing",
-  f"gke run {shlex.join(GKE)} --topology=16": "--topology=16 is no topology",
-  f"gke run {shlex.join(GKE)} --chips_per_host=3": "--chips_per_host=3 does not",
+  ("local.sh", *RUN): "--num_processes is missing",
+  ("local.sh", "--num_processes=x", *RUN): "--num_processes=x is no whole",
+  ("local.sh", "--num_processes=2"): "--config is missing behind --",
+  ("local.sh", "--numprocesses=2", *RUN): "--numprocesses is unknown",
+  ("local.sh", "--num_processes", *RUN): "--num_processes has no value",
+  ("tpu_pod.sh", "start", *TPU): "'start' is none of: create",
+  ("tpu_pod.sh", "create", "--name=U", "--zone=z"): "--name=U is no name",
+  ("tpu_pod.sh", "create", *TPU, "--dry_run"): "--accelerator_type is missing",
+  (
+    *("tpu_pod.sh", "run", *TPU, *SOURCE, "--dry_run", "--"),
+    *("--config=c", "--workdir=runs/x"),
+  ): "is on the disk of one VM",
+  ("slurm.sh", *SLURM[:2], *RUN): "--time is missing",
+  ("slurm.sh", *SLURM[:2], "--time=soon", *RUN): "--time=soon is no time",
+  ("gke.sh", "create", *GKE[:3], "--dry_run", *RUN): "--topology is missing",
+  ("gke.sh", "build", "--image=i", "--extra=x", "--dry_run"): "--extra=x is",
 }
 
 
-@pytest.mark.parametrize("command", MISTAKES)
-def test_mistakes_are_one_line(place, command):
-  name, _, rest = command.partition(" ")
-  flags = shlex.split(rest)
-  run = [] if "--" in flags else ["--", *ARGS]
-  code, output, errors = place.run(script(name), "--dry_run", *flags, *run)
-  assert (code, output) == (2, "")
-  assert re.fullmatch(r"error: [^\n]+\n", errors)
-  assert MISTAKES[command] in errors
+@pytest.mark.parametrize("command", MISTAKES, ids=" ".join)
+def test_mistakes_are_told_in_one_line(command):
+  script, *flags = command
+  done = launch(script, *flags)
+  assert done.returncode == 2
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert MISTAKES[command] in done.stderr
 
 
-@pytest.mark.parametrize(
-  ("command", "tool"),
-  [
-    ([script("tpu_pod"), "create", *TPU, *KIND], "gcloud"),
-    ([script("tpu_queued"), "status", *TPU], "gcloud"),
-    ([script("slurm"), *SLURM, "--", *ARGS], "sbatch"),
-    ([script("gke"), "run", *GKE, "--", *ARGS], "kubectl"),
-    ([script("gke"), "build", "--image=i"], "docker"),
-    (
-      [script("local"), "--num_processes=1", "--python=py", "--", *ARGS],
-      "py",
-    ),
-  ],
-)
-def test_a_missing_tool_is_one_line(place, command, tool):
-  code, output, errors = place.run(*command)
-  assert (code, output) == (2, "")
-  assert re.fullmatch(rf"error: {tool} is not installed; [^\n]+\n", errors)
+def test_a_tool_that_is_missing_is_named():
+  done = launch("slurm.sh", *SLURM, *RUN)
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: sbatch is not installed; run this")
 
 
-def local(place, config, *flags):
-  return place.start(
-    *(script("local"), "--num_processes=2", *flags, "--"),
-    *(f"--config={config}", "--workdir=runs/x"),
+def manifest(*flags):
+  done = launch("gke.sh", "create", *GKE, *flags, "--dry_run", *RUN, '--x="\\y')
+  assert done.returncode == 0, done.stderr
+  _, text = done.stdout.split("\n", 1)
+  assert "@" not in re.sub(r"(?m)^#.*", "", text)
+  return yaml.safe_load(text)
+
+
+def test_the_job_set_says_what_the_flags_say():
+  found = manifest("--max_restarts=7", "--grace_seconds=60")
+  assert found["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+  assert found["kind"] == "JobSet"
+  assert found["metadata"]["name"] == "udon"
+  failures = found["spec"]["failurePolicy"]
+  assert failures["maxRestarts"] == 7
+  (for_good,) = failures["rules"]
+  assert for_good["action"] == "FailJobSet"
+  assert for_good["onJobFailureReasons"] == ["PodFailurePolicy"]
+  (slices,) = found["spec"]["replicatedJobs"]
+  job = slices["template"]["spec"]
+  assert (job["parallelism"], job["completions"]) == (4, 4)
+  assert (job["completionMode"], job["backoffLimit"]) == ("Indexed", 0)
+  (rule,) = job["podFailurePolicy"]["rules"]
+  pod = job["template"]["spec"]
+  (container,) = pod["containers"]
+  assert rule["action"] == "FailJob"
+  assert rule["onExitCodes"] == {
+    "containerName": container["name"],
+    "operator": "In",
+    "values": [2, 3],
+  }
+  assert pod["restartPolicy"] == "Never"  # as a podFailurePolicy asks for
+  assert pod["terminationGracePeriodSeconds"] == 60
+  assert pod["nodeSelector"] == {
+    "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
+    "cloud.google.com/gke-tpu-topology": "4x4",
+  }
+  assert container["image"] == "r/i:1"
+  assert container["args"] == [*RUN[1:], '--x="\\y']
+  resources = container["resources"]
+  assert resources["limits"] == resources["requests"] == {"google.com/tpu": 4}
+  spot = manifest("--spot")["spec"]["replicatedJobs"][0]["template"]["spec"]
+  selector = spot["template"]["spec"]["nodeSelector"]
+  assert selector["cloud.google.com/gke-spot"] == "true"
+
+
+def test_the_image_holds_what_it_copies():
+  """Files that the Dockerfile names exist and are not kept out."""
+  text = (LAUNCH / "Dockerfile").read_text()
+  kept = (LAUNCH / "Dockerfile.dockerignore").read_text()
+  for line in re.findall(r"(?m)^COPY (.*) \S+$", text):
+    for name in line.split():
+      assert (ROOT / name).exists(), name
+      assert f"!{name.split('/')[0]}\n" in kept, name
+  assert 'ENTRYPOINT ["python", "-m", "udon_jax.main"]' in text
+
+
+def fake_python(folder, program):
+  """Makes a `python` that runs a program for `-m udon_jax.main`."""
+  path = folder / "python"
+  (folder / "program.py").write_text(textwrap.dedent(program))
+  path.write_text(
+    f'#!/bin/sh\nshift 2\nexec {sys.executable} {folder}/program.py "$@"\n'
   )
+  path.chmod(0o755)
+  return path
 
 
-def test_local_processes_join(place):
-  process = local(place, "join", "--cpu_devices=2")
-  output, errors = process.communicate(timeout=60)
-  assert process.returncode == 0, (output, errors)
-  lines = [f"[{i}] sum 3 devices 4 local 2" for i in range(2)]
-  assert sorted(x for x in output.splitlines() if "sum" in x) == lines
+# Process 1 fails when the file "fail" appears; all end well of SIGTERM.
+OBEDIENT = """
+import pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+number = sys.argv[-1].rpartition("=")[2]
+def stop(*_):
+  print("stopping", number, flush=True)
+  sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("started", number, flush=True)
+(here / f"started{number}").touch()
+for _ in range(600):
+  if (here / "fail").exists() and number == "1":
+    sys.exit(7)
+  if (here / "end").exists():
+    sys.exit(0)
+  time.sleep(0.05)
+"""
 
 
-@pytest.mark.parametrize("code", [7, 3])
-def test_local_ends_all_when_one_ends_badly(place, code):
-  (place.state / "process_2").touch()
-  process = local(place, f"end:1:{code}")
-  assert process.wait(timeout=30) == code
-  assert place.words(0) == ["started", "saved"]
-  assert place.words(1) == ["started"]
+def start_local(tmp_path, program=OBEDIENT):
+  python = fake_python(tmp_path, program)
+  started = subprocess.Popen(
+    [LAUNCH / "local.sh", "--num_processes=2", f"--python={python}", *RUN],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  deadline = time.monotonic() + 20
+  while not all((tmp_path / f"started{i}").exists() for i in (0, 1)):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  return started
+
+
+def finish(started):
+  output, _ = started.communicate(timeout=30)
+  return started.returncode, output
+
+
+def test_local_processes_end_well_together(tmp_path):
+  started = start_local(tmp_path)
+  (tmp_path / "end").touch()
+  code, output = finish(started)
+  assert code == 0
+  assert {"[0] started 0", "[1] started 1"} <= set(output.splitlines())
+
+
+def test_local_processes_are_stopped_when_one_fails(tmp_path):
+  started = start_local(tmp_path)
+  (tmp_path / "fail").touch()
+  code, output = finish(started)
+  assert code == 7
+  assert "[0] stopping 0" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_asks_all_to_save_and_stop(place, number):
-  process = local(place, "wait", f"--log_dir={place.folder}/logs")
-  until(lambda: all(place.words(i) for i in range(2)))
-  process.send_signal(number)
-  assert process.wait(timeout=30) == 143
-  assert all(place.words(i) == ["started", "saved"] for i in range(2))
-  assert (place.folder / "logs/process_1.log").exists()
+def test_a_signal_reaches_all_local_processes(tmp_path, number):
+  started = start_local(tmp_path)
+  started.send_signal(number)
+  code, output = finish(started)
+  assert code == 143
+  assert {"[0] stopping 0", "[1] stopping 1"} <= set(output.splitlines())
 
 
-def test_local_kills_who_does_not_stop(place):
-  main = place.folder / "udon_jax/main.py"
-  stubborn = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\nnote("started")'
-  main.write_text(launching.PROGRAM.replace('note("started")', stubborn))
-  process = local(place, "wait", "--grace_seconds=1")
-  until(lambda: all(place.words(i) for i in range(2)))
-  process.terminate()
-  assert process.wait(timeout=30) == 137
+# The start-up script of TPU VMs, with an environment that is there already.
 
 
-def slurm_job(place):
-  """Returns the variables of a job whose port is free."""
-  place.shim(
-    "srun",
-    'while [[ "$1" == -* ]]; do shift; done\n'
-    "for i in 0 1; do\n"
-    '  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & pids+=($!)\n'
-    "done\n"
-    'for pid in "${pids[@]}"; do\n'
-    '  wait "$pid"; got=$?; ((got <= code)) || code=$got\n'
-    "done\n"
-    'exit "${code:-0}"',
+def start_up(tmp_path, program, *args, **environ):
+  home = tmp_path / "home"
+  (home / "venv/bin").mkdir(parents=True, exist_ok=True)
+  (home / "src").mkdir(exist_ok=True)
+  (home / "installed").write_text("url abc\n")
+  fake_python(home / "venv/bin", program)
+  script = tmp_path / "start.sh"
+  words = " ".join(map(shlex.quote, args))
+  script.write_text(
+    "#!/usr/bin/env bash\nUDON_SOURCE=url\nUDON_REF=abc\nUDON_DATA=''\n"
+    f"UDON_ARGS=({words})\n" + (LAUNCH / "tpu_startup.sh").read_text()
   )
-  place.shim("scontrol", 'echo "$@" >>"$STATE/scontrol"')
-  with socket.socket() as free:
-    for port in range(61440, 65536):  # where JAX puts its coordinator
-      try:
-        free.bind(("localhost", port))
-        break
-      except OSError:
-        continue
-  return {
-    "SLURM_JOB_ID": str(port - 61440 + 4096),
-    "SLURM_NTASKS": "2",
-    "SLURM_STEP_NODELIST": "localhost",
-    "SLURM_STEP_NUM_NODES": "1",
-    "SLURM_CPUS_PER_TASK": "8",
-  }
-
-
-def in_slurm(place, config, **environment):
-  return place.start(
-    *(LAUNCH / "slurm.sbatch", "python", "-m", "udon_jax.main"),
-    *(f"--config={config}", "--workdir=runs/x"),
-    **{**slurm_job(place), **environment},
+  return subprocess.Popen(
+    ["bash", script],
+    env={
+      **os.environ,
+      "UDON_HOME": str(home),
+      "UDON_FIRST_PAUSE": "1",
+      **environ,
+    },
   )
 
 
-def test_slurm_tasks_find_each_other(place):
-  output, errors = in_slurm(place, "join").communicate(timeout=60)
-  assert output.count("sum 3 devices 2 local 1") == 2, errors
-  assert not (place.state / "scontrol").exists()
+COUNTING = """
+import pathlib, sys
+path = pathlib.Path(__file__).parent / "starts"
+starts = len(path.read_text()) + 1 if path.exists() else 1
+path.write_text("x" * starts)
+codes = [int(x) for x in sys.argv[1].split(",")]
+sys.exit(codes[min(starts, len(codes)) - 1])
+"""
+
+
+def starts(tmp_path):
+  return len((tmp_path / "home/venv/bin/starts").read_text())
 
 
 @pytest.mark.parametrize(
-  ("code", "restarts", "requeued"),
-  [(0, 9, 0), (2, 0, 0), (3, 0, 0), (143, 9, 1), (134, 0, 1), (134, 9, 0)],
+  "codes, expected, count", [("143,0", 0, 2), ("1,134,0", 0, 3), ("2", 2, 1)]
 )
-def test_slurm_requeues_what_is_to_go_on(place, code, restarts, requeued):
-  job = in_slurm(place, f"codes:{code}", SLURM_RESTART_COUNT=str(restarts))
-  assert job.wait(timeout=30) == code
-  told = place.state / "scontrol"
-  lines = told.read_text().splitlines() if told.exists() else []
-  assert len(lines) == requeued
-  assert all(re.fullmatch(r"requeue \d+", line) for line in lines)
+def test_a_vm_starts_again_as_the_exit_code_says(
+  tmp_path, codes, expected, count
+):
+  assert start_up(tmp_path, COUNTING, codes).wait(30) == expected
+  assert starts(tmp_path) == count
+  # At the next boot, what ended for good stays so ...
+  assert start_up(tmp_path, COUNTING, codes).wait(30) == expected
+  assert starts(tmp_path) == count
+  # ... until it is told to run something else.
+  assert start_up(tmp_path, COUNTING, "0", "--other").wait(30) == 0
+  assert starts(tmp_path) == count + 1
 
 
-def test_slurm_leaves_a_cancelled_job_alone(place):
-  import os  # noqa: PLC0415
+def test_a_vm_gives_up_after_failures_in_a_row(tmp_path):
+  done = start_up(tmp_path, COUNTING, "1", UDON_MAX_FAILURES="2")
+  assert done.wait(30) == 1
+  assert starts(tmp_path) == 2
+  assert "gives up after 2 failures" in (tmp_path / "home/log").read_text()
 
-  job = in_slurm(place, "wait")
-  until(lambda: all(place.words(i) for i in range(2)))
-  os.killpg(job.pid, signal.SIGTERM)  # shell and tasks, as scancel does
-  job.wait(timeout=30)
-  assert all(place.words(i) == ["started", "saved"] for i in range(2))
-  assert not (place.state / "scontrol").exists()
+
+def test_a_vm_is_killed_and_goes_on(tmp_path):
+  first = start_up(tmp_path, OBEDIENT, "--x=0")
+  mark = tmp_path / "home/venv/bin/started0"
+  deadline = time.monotonic() + 20
+  while not mark.exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  assert start_up(tmp_path, OBEDIENT, "--x=0").wait(30) == 0  # runs already
+  assert "is running already" in (tmp_path / "home/log").read_text()
+  first.send_signal(signal.SIGTERM)
+  assert first.wait(30) == 143
+  (tmp_path / "home/venv/bin/end").touch()
+  assert start_up(tmp_path, OBEDIENT, "--x=0").wait(30) == 0
+
+
+# SLURM, whose `srun` is played by a script.
+
+SRUN = """#!/usr/bin/env python3
+import os, signal, subprocess, sys
+command = sys.argv[2:]
+tasks = [
+  subprocess.Popen(command, env={
+    **os.environ, "SLURM_JOB_ID": "%(job)d", "SLURM_NTASKS": "2",
+    "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i),
+    "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1",
+  }) for i in range(2)]
+def forward(number, _):
+  for task in tasks:
+    task.send_signal(number)
+signal.signal(signal.SIGTERM, forward)
+codes = [task.wait() for task in tasks]
+sys.exit(next((c for c in codes if c), 0) %% 256)
+"""
+
+
+def run_slurm(tmp_path, program, **environ):
+  """Runs the batch script; returns its end and what it asked SLURM for."""
+  port = several.free_port()
+  job = (port - (65535 - 2**12 + 1)) % 2**12  # JAX derives a port from it
+  (tmp_path / "srun").write_text(SRUN % {"job": job})
+  (tmp_path / "scontrol").write_text(
+    f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+  )
+  for name in ("srun", "scontrol"):
+    (tmp_path / name).chmod(0o755)
+  python = fake_python(tmp_path, program)
+  done = subprocess.run(
+    [LAUNCH / "slurm.sbatch", "--x=1"],
+    env={
+      **os.environ,
+      "PATH": f"{tmp_path}:{os.environ['PATH']}",
+      "UDON_PYTHON": str(python),
+      "SLURM_JOB_ID": "77",
+      "XLA_FLAGS": "",
+      "PYTHONPATH": str(ROOT),
+      **environ,
+    },
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  asked = tmp_path / "asked"
+  return done, asked.read_text() if asked.exists() else ""
+
+
+JOINING = """
+from udon_jax import processes
+import jax
+processes.join(processes.Request(None, None, None, 60, 10))
+from jax.experimental import multihost_utils
+multihost_utils.sync_global_devices("all")
+print("joined", jax.process_index(), jax.process_count(), flush=True)
+"""
+
+
+def test_slurm_tasks_find_each_other(tmp_path):
+  done, asked = run_slurm(tmp_path, JOINING)
+  assert done.returncode == 0, done.stderr
+  assert {"joined 0 2", "joined 1 2"} <= set(done.stdout.splitlines())
+  assert not asked
+
+
+@pytest.mark.parametrize(
+  "code, restarts, expected",
+  [(2, 0, ""), (3, 0, ""), (143, 0, "requeue 77"), (134, 5, "requeue 77")],
+)
+def test_slurm_queues_again_as_the_exit_code_says(
+  tmp_path, code, restarts, expected
+):
+  done, asked = run_slurm(
+    tmp_path, f"raise SystemExit({code})", SLURM_RESTART_COUNT=str(restarts)
+  )
+  assert done.returncode == code
+  assert asked.strip() == expected
+
+
+def test_slurm_gives_up_after_many_restarts(tmp_path):
+  done, asked = run_slurm(
+    tmp_path,
+    "raise SystemExit(143)",
+    SLURM_RESTART_COUNT="3",
+    UDON_MAX_RESTARTS="3",
+  )
+  assert (done.returncode, asked) == (143, "")
+
+
+def readme_commands():
+  """Returns the commands of launch/README.md."""
+  text = (LAUNCH / "README.md").read_text()
+  blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+  lines = "".join(blocks).replace("\\\n", " ").splitlines()
+  return [shlex.split(line) for line in lines if line.strip()]
+
+
+def test_flags_of_the_readme_exist():
+  seen = set()
+  for command in readme_commands():
+    name = pathlib.Path(command[0]).name
+    if name in SCRIPTS:
+      at = command.index("--") if "--" in command else len(command)
+      done = launch(name, *command[1:at], "--dry_run", *command[at:])
+      assert done.returncode == 0, (command, done.stderr)
+      seen.add(name)
+  assert seen == {*SCRIPTS} - {"tpu_startup.sh"}

@@ -1,5 +1,7 @@
 """The mesh, the rules that place parameters, and the way to the devices."""
 
+import re
+
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -34,6 +36,16 @@ def test_sizes_that_do_not_fit_are_named(given):
     match=rf"config.mesh.data={given[0]}, config.mesh.fsdp={given[1]} .*8 dev",
   ):
     mesh_of(*given)
+
+
+def test_axes_of_a_slice_are_split_where_they_must_be(monkeypatch):
+  def refuse(*_, **__):
+    raise NotImplementedError("as for 32x2 on a slice of 4x4x4")
+
+  expected = mesh_of(2, 4)
+  monkeypatch.setattr(jax, "make_mesh", refuse)
+  mesh = mesh_of(2, 4)
+  assert mesh == expected
 
 
 def test_only_one_size_can_be_left_open():
@@ -105,27 +117,94 @@ def test_kernels_of_every_model_are_cut_and_moments_lie_beside_them(
 def test_class_tables_are_cut_over_all_devices():
   config = fakes.changed(mesh__data=2, mesh__fsdp=4)
   state = runs.set_up(config, fakes.sources(config)).abstract_state
-  for table in jax.tree.leaves(state.prototypes):
-    rows, dim = table.sharding.shard_shape(table.shape)
-    assert (8 * rows, dim) == table.shape
-  for small in jax.tree.leaves((state.sampler, state.meters, state.step)):
+  for table in (state.prototypes.student, state.prototypes.teacher):
+    *others, rows = table.sharding.shard_shape(table.shape)
+    assert (*others, 8 * rows) == table.shape
+  updated = state.prototypes.updated
+  for small in jax.tree.leaves(
+    (state.sampler, state.meters, state.step, updated)
+  ):
     assert small.sharding.is_fully_replicated
+
+
+# What tells parameters apart: families, the gated MLP, hidden layers.
+KINDS = {
+  **{f"{family}_mu8": {} for family in architecture.FAMILIES},
+  "dinov2_mu8 gated": {"activation": "swiglu"},
+  "vit_mu8 projected": {"student_hidden": (32,), "teacher_hidden": (32, 64)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_and_moment_has_one_rule_and_every_rule_its_use(kind):
+  config = fakes.changed(
+    model__name=kind.split()[0],
+    **{f"model__{key}": value for key, value in KINDS[kind].items()},
+    mesh__data=2,
+    mesh__fsdp=4,
+  )
+  state = runs.set_up(config, fakes.sources(config)).abstract_state
+  trees = {"module": state.params, "moments": state.opt_state}
+  names = [
+    partitioning.path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(trees)
+  ]
+  for name in names:
+    found = [r for r, _ in partitioning.MODULE_RULES if re.search(r, name)]
+    assert len(found) == 1, (name, found)
+  for rule, _ in partitioning.MODULE_RULES:
+    assert any(re.search(rule, name) for name in names), rule
 
 
 def test_a_parameter_without_a_rule_is_named():
   tree = {"new": {"table": jax.ShapeDtypeStruct((8, 8), "float32")}}
-  with pytest.raises(ValueError, match="parameter new/table"):
+  with pytest.raises(
+    ValueError, match=r"exactly one .* parameter new/table; matching: none$"
+  ):
     partitioning.tree_shardings(tree, mesh_of(8, 1))
 
 
-def test_the_first_rule_counts():
+def test_a_parameter_of_two_rules_is_named_with_them():
   rules = ((r"b/kernel$", P("fsdp")), (r"kernel$", P(None, "fsdp")))
   x = jax.ShapeDtypeStruct((8, 8), "float32")
   places = partitioning.tree_shardings(
-    {"a": {"kernel": x}, "b": {"kernel": x}}, mesh_of(1, 8), rules
+    {"a": {"kernel": x}}, mesh_of(1, 8), rules
   )
   assert places["a"]["kernel"].spec == P(None, "fsdp")
-  assert places["b"]["kernel"].spec == P("fsdp")
+  with pytest.raises(
+    ValueError, match=r"parameter b/kernel; matching: b/kernel\$, kernel\$$"
+  ):
+    partitioning.tree_shardings({"b": {"kernel": x}}, mesh_of(1, 8), rules)
+
+
+def test_the_table_tells_what_every_device_holds():
+  mesh = mesh_of(2, 4)
+
+  def array(shape, dtype, *spec):
+    sharding = jax.sharding.NamedSharding(mesh, P(*spec))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  tree = {
+    "a": {"kernel": array((8, 12), "float32", None, "fsdp")},
+    "rows": array((16, 3), "bfloat16", ("data", "fsdp")),
+    "step": array((), "int32"),
+  }
+  head, *rows, total = [
+    line.split("  ") for line in partitioning.describe(tree).splitlines()
+  ]
+  assert [cell.strip() for cell in head if cell.strip()] == [
+    "path",
+    "shape",
+    "cut over",
+    "bytes a device",
+  ]
+  assert [[c.strip() for c in row if c.strip()] for row in rows] == [
+    ["a/kernel", "8 x 12", "fsdp on axis 1", "96"],
+    ["rows", "16 x 3", "data x fsdp on axis 0", "12"],
+    ["step", "scalar", "-", "4"],
+  ]
+  assert [cell.strip() for cell in total if cell.strip()] == ["total", "112"]
+  assert partitioning.bytes_per_device(tree) == 112
 
 
 def test_a_dimension_that_does_not_divide_is_named():

@@ -1,6 +1,7 @@
 """The class tables against separate tables, autodiff and dense AdamW."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -327,3 +328,19 @@ def test_memory_does_not_grow_with_the_classes(shape):
     assert memory.alias_size_in_bytes >= num_bytes
     rows = hlo.copied_sizes(compiled.as_text())
     assert max(rows, default=0) <= 3 * 2048 * 256
+
+
+@pytest.mark.parametrize("precision", prototypes.PRECISIONS)
+def test_products_have_the_precision_asked_for(precision):
+  mesh = mesh_of("1x1")
+  layout, tables = start(mesh)
+  step = prototypes.Step(layout, mesh, make_hyper(precision=precision))
+
+  def take(tables, batch):
+    scores, tables = step.score(tables, batch)
+    return step.update(tables, batch, scores.sums, True)
+
+  text = str(jax.make_jaxpr(take)(tables, batch(0)))
+  found = set(re.findall(r"precision=(.*)", text))
+  name = f"Precision.{precision.upper()}"
+  assert found == {f"({name}, {name})"}

@@ -4,7 +4,7 @@ The config has passed `checks.check`; what devices or data decide is checked
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from typing import Any, TypeAlias
 
@@ -40,9 +40,16 @@ _OVERRIDES = (
 )
 
 
-def mesh(config: Config) -> Mesh:
-  """Returns the mesh over all devices, after checking the batch on it."""
-  result = partitioning.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+def mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Returns the mesh, after checking the batch on it.
+
+  Args:
+    config: the config.
+    devices: all that JAX sees by default.
+  """
+  result = partitioning.make_mesh(
+    data=config.mesh.data, fsdp=config.mesh.fsdp, devices=devices
+  )
   partitioning.check_batch_size("config.batch_size", config.batch_size, result)
   partitioning.check_batch_size(
     "config.eval.batch_size", config.eval.batch_size, result
@@ -77,12 +84,22 @@ def arch(config: Config) -> architecture.Architecture:
   )
 
 
-def model(config: Config, num_domains: int) -> udon.Udon:
+def model(
+  config: Config,
+  num_domains: int,
+  *,
+  cut_on: Mesh | None = None,
+  remat: bool = False,
+) -> udon.Udon:
   """Returns the module.
 
   Args:
     config: the config; with config.model.student_dim=0 there is no student.
     num_domains: number of teachers; 0 for none.
+    cut_on: the devices on which the parameters are cut, for a module that
+      gathers them where it uses them; it cannot be initialised.
+    remat: whether its backward pass may compute again what it needs, as
+      config.model.remat says.
   """
   mean, std = _pixels(config)
   return udon.Udon(
@@ -93,6 +110,9 @@ def model(config: Config, num_domains: int) -> udon.Udon:
       stochastic_depth=config.model.stochastic_depth,
       position_stddev=config.model.position_stddev,
       unroll=config.model.unroll,
+      remat=config.model.remat if remat else None,
+      attention=config.model.attention,
+      mesh=cut_on,
     ),
     num_domains=num_domains,
     teacher_dim=config.model.teacher_dim,
@@ -101,6 +121,19 @@ def model(config: Config, num_domains: int) -> udon.Udon:
     student_hidden=tuple(config.model.student_hidden),
     pixel_mean=mean,
     pixel_std=std,
+  )
+
+
+def step_model(
+  config: Config, num_domains: int, *, device_mesh: Mesh
+) -> udon.Udon:
+  """Returns the module that steps call: what is cut it gathers for its use."""
+  is_cut = device_mesh.shape["fsdp"] > 1
+  return model(
+    config,
+    num_domains,
+    cut_on=device_mesh if is_cut else None,
+    remat=True,
   )
 
 
@@ -157,10 +190,11 @@ def optimizer(
   Args:
     config: the config.
     total_steps: of the run.
-    frozen_steps: in which the backbone sits still: officially as its rate is 0,
-      in our runs as another program takes them.
+    frozen_steps: in which the backbone sits still: as another program takes
+      them, or as its rate is 0.
   """
   c = config.optimizer
+  by_rate = semantics.num_ungraded(config, frozen_steps) < frozen_steps
 
   def group(pattern, peak, *, still_steps):
     schedule = optim.make_schedule(
@@ -178,7 +212,7 @@ def optimizer(
       train_step.BACKBONE: group(
         "backbone/.*",
         c.backbone_learning_rate,
-        still_steps=frozen_steps if semantics.is_official(config) else 0,
+        still_steps=frozen_steps if by_rate else 0,
       ),
       train_step.HEADS: group(
         "(teacher|student)_projection/.*", c.learning_rate, still_steps=0

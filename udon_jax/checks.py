@@ -19,7 +19,7 @@ from udon_jax import (
   prototypes,
   sampling,
 )
-from udon_jax.models import architecture, registry
+from udon_jax.models import architecture, attention, registry, vit
 from udon_jax.retrieval import metrics as retrieval_metrics
 
 # (whether a value fits, what to say where it does not)
@@ -93,6 +93,8 @@ RULES: dict[str, Rule] = {
   "model.stochastic_depth": _FRACTION,
   "model.position_stddev": _NOT_NEGATIVE,
   "model.unroll": _at_least(1),
+  "model.remat": _known(tuple(vit.REMAT)),
+  "model.attention": _known(attention.KERNELS),
   "loss.classifier": _known(losses.CLASSIFIERS),
   "loss.margin": _NOT_NEGATIVE,
   "loss.scale": _POSITIVE,
@@ -113,6 +115,7 @@ RULES: dict[str, Rule] = {
   "optimizer.backbone_learning_rate": _NOT_NEGATIVE,
   "optimizer.schedule": _known(optim.SCHEDULES),
   "optimizer.warmup_steps": _at_least(0),
+  "optimizer.moment_warmup_steps": _at_least(-1),
   "optimizer.b1": _FRACTION,
   "optimizer.b2": _FRACTION,
   "optimizer.eps": _POSITIVE,
@@ -155,6 +158,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.batch_size={config.batch_size}; choose a divisor"
     )
   _check_sampler(config)
+  warmup = config.optimizer.moment_warmup_steps
+  if warmup and config.semantics == default_config.OFFICIAL:
+    raise errors.UserError(
+      f"config.optimizer.moment_warmup_steps={warmup} is what "
+      "config.semantics='official' does in the whole frozen phase; leave it 0"
+    )
   if not any(config.loss.weights[name] for name in losses.TERMS):
     raise errors.UserError(
       "config.loss.weights are all 0; set one of them above 0"

@@ -6,10 +6,11 @@ is to save.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import logging
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,9 +18,12 @@ from ml_collections import config_flags
 
 from udon_jax import errors
 
+Leave: TypeAlias = Callable[[int, BaseException | None], bool]
+
 EXIT_USAGE = 2
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 143
+EXIT_LOST = 134  # as JAX ends a process that has lost a peer
 
 
 class _OrNone(flags.ArgumentParser):
@@ -48,7 +52,10 @@ for _type, _parser in {
 
 
 def run(
-  main: Callable[[Sequence[str]], int | None], *, takes_arguments: bool = False
+  main: Callable[[Sequence[str]], int | None],
+  *,
+  takes_arguments: bool = False,
+  leave: Leave | None = None,
 ) -> NoReturn:
   """Runs a command line and exits with its code.
 
@@ -58,6 +65,8 @@ def run(
       stderr and exit code 2.
     takes_arguments: whether there may be such arguments; flags may stand
       before, between and after them.
+    leave: called before a failed process ends, with its exit code and an error
+      that nobody has told of, where it may have peers; returns whether it has.
   """
   _set_up_logging()
   flags.FLAGS.set_gnu_getopt(takes_arguments)
@@ -71,18 +80,23 @@ def run(
       raise errors.UserError(f"unexpected argument {argv[1]!r}; see --help")
     return main(argv)
 
+  fail = functools.partial(_fail, leave=leave)
   try:
     app.run(guarded, flags_parser=_parse_flags)
   except errors.DiskFullError as error:
-    _fail(_one_line(error), at_once=True)
+    fail(_one_line(error), at_once=True)
   except errors.UserError as error:
-    _fail(_one_line(error))
+    fail(_one_line(error))
   except errors.DivergedError as error:
-    _fail(_one_line(error), EXIT_DIVERGED)
+    fail(_one_line(error), EXIT_DIVERGED)
   except errors.StoppedError as error:
-    _fail(_one_line(error), EXIT_STOPPED)
+    fail(_one_line(error), EXIT_STOPPED)
   except KeyboardInterrupt:
-    _fail("interrupted", EXIT_STOPPED)
+    fail("interrupted", EXIT_STOPPED)
+  except Exception as error:
+    if leave is not None and leave(EXIT_LOST, error):
+      sys.exit(EXIT_LOST)
+    raise
   sys.exit(0)
 
 
@@ -166,7 +180,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _fail(
-  message: str, code: int = EXIT_USAGE, *, at_once: bool = False
+  message: str,
+  code: int = EXIT_USAGE,
+  *,
+  at_once: bool = False,
+  leave: Leave | None = None,
 ) -> NoReturn:
   """Ends the process with one last line on stderr.
 
@@ -175,10 +193,13 @@ def _fail(
     code: of the exit.
     at_once: whether threads that still write, and would fail loudly, are cut
       off.
+    leave: called before the end, where there may be peers.
   """
   sys.stdout.flush()
   sys.stderr.write(f"error: {message}\n")
   sys.stderr.flush()
+  if leave is not None:
+    leave(code, None)
   if at_once:
     os._exit(code)
   sys.exit(code)

@@ -139,6 +139,13 @@ def _model():
   c.position_stddev = 0.02
   # Transformer blocks written out in one iteration of the loop over them.
   c.unroll = 1
+  # What the backward pass computes again instead of keeping: None keeps all,
+  # "elementwise" keeps products of matrices and little else, "blocks" keeps
+  # the input of every block alone, at a third more computation.
+  c.remat = config_dict.placeholder(str)
+  # Kernel of the attention: "xla", or "cudnn" on NVIDIA GPUs in bfloat16; None
+  # takes the latter where it can.
+  c.attention = config_dict.placeholder(str)
   # Statistics of the images, of values in 0..1; None takes the family's.
   c.pixel_mean = config_dict.placeholder(tuple)
   c.pixel_std = config_dict.placeholder(tuple)
@@ -209,6 +216,11 @@ def _optimizer():
   # "constant" or "cosine" (to 0 at the last step), after a linear warm-up.
   c.schedule = "constant"
   c.warmup_steps = 0
+  # Last steps of the frozen phase in which the backbone's gradient is computed,
+  # though it sits still, so that AdamW's moments are warm at the thaw: 0 starts
+  # them there, -1 takes the whole phase, as the official code does. After w
+  # steps, b2^w of the second moments is missing.
+  c.moment_warmup_steps = 0
   c.b1 = 0.9
   c.b2 = 0.999
   c.eps = 1e-8

@@ -20,6 +20,7 @@ from udon_jax import (
   domains,
   errors,
   partitioning,
+  processes,
   reporting,
   scoring,
   stopping,
@@ -109,6 +110,7 @@ _SUBJECTS = {
   ),
   "descriptors": (_DESCRIPTORS, _DOMAINS, _NORMALIZE, _BLOCK_MB),
 }
+_JOIN = processes.define_flags()
 
 
 def main(_: Sequence[str]) -> None:
@@ -120,13 +122,18 @@ def main(_: Sequence[str]) -> None:
       )
   if _DOMAINS.value == []:
     raise errors.UserError("--domains is empty; name some, or leave it out")
+  subject = _subject()
+  if subject != "descriptors":
+    processes.join(_JOIN())
   results, output, shown = {
     "workdir": _test_workdir,
     "pretrained": _test_pretrained,
     "descriptors": _test_descriptors,
-  }[_subject()]()
-  reporting.write_json(output, results)
-  logger.info("%s\nwritten to %s", table.format_table(shown), output)
+  }[subject]()
+  if processes.is_main():
+    reporting.write_json(output, results)
+    logger.info("%s\nwritten to %s", table.format_table(shown), output)
+  processes.wait_for_all("end")
 
 
 def _subject() -> str:
@@ -286,4 +293,4 @@ def _test_descriptors() -> _Outcome:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, leave=processes.leave)

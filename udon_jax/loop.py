@@ -110,12 +110,13 @@ class Loop:
       if every(step, config.eval_every, last=last):
         with clock.paused():
           results = self._validate(state, step)
+      stops = stop.is_due(step)
       due = every(step, config.checkpoint_every, last=last)
-      if due or results is not None or stop.requested:
+      if due or results is not None or stops:
         with clock.paused():
           self._save(state, step, checkpointer=checkpointer, metrics=results)
         saved = step
-      if stop.requested:
+      if stops:
         checkpointer.wait()
         raise errors.StoppedError(
           f"stopped and saved at step {step}; run the same command to continue"

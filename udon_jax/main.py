@@ -16,7 +16,9 @@ from ml_collections import config_flags
 from udon_jax import (
   checks,
   cli,
+  compiled,
   errors,
+  processes,
   report,
   trained,
   trainer,
@@ -28,6 +30,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, with an argument after a colon if any."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_JOIN = processes.define_flags()
 _PRINT_CONFIG = flags.DEFINE_bool(
   "print_config", False, "Prints the resolved config and ends."
 )
@@ -49,21 +52,25 @@ def main(_: Sequence[str]) -> None:
     )
   workdir = os.path.expanduser(_WORKDIR.value)
   checks.check(config)
+  processes.join(_JOIN())
+  compiled.keep(jax.default_backend())
   from udon_jax.data import dataset
 
-  sources, tasks = dataset.load(
-    config.data_dir,
-    info_files=config.info_files_dir,
-    data_check=config.data_check,
-    domains=config.domains,
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval.batch_size,
-    seed=config.seed,
-    options=trained.reading(config),
-  )
+  with processes.main_first("data"):
+    sources, tasks = dataset.load(
+      config.data_dir,
+      info_files=config.info_files_dir,
+      data_check=config.data_check,
+      domains=config.domains,
+      batch_size=config.batch_size,
+      eval_batch_size=config.eval.batch_size,
+      seed=config.seed,
+      options=trained.reading(config),
+    )
   trainer.train(config, workdir, sources=sources, tasks=tasks)
-  if jax.process_index() == 0:
+  if processes.is_main():
     _report(workdir)
+  processes.wait_for_all("end")
 
 
 def _report(workdir: epath.PathLike) -> None:
@@ -91,4 +98,4 @@ def _report(workdir: epath.PathLike) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, leave=processes.leave)

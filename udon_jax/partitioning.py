@@ -10,6 +10,7 @@ import re
 from typing import Any, TypeAlias
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -20,8 +21,10 @@ AXES = ("data", "fsdp")
 PyTree: TypeAlias = Any
 Rules: TypeAlias = Sequence[tuple[str, P]]
 
-# (pattern of the path, spec); the first match counts. Blocks have a leading
-# axis of layers and teacher projections one of domains: neither is ever cut.
+# (pattern of the path, spec). Exactly one must match every parameter. Blocks
+# have a leading axis of layers and teacher projections one of domains: neither
+# is ever cut. Vectors, positions and registers are whole everywhere: of a
+# ViT-B/16 they are 0.3 %.
 MODULE_RULES: Rules = (
   (r"(query|key|value)/kernel$", P(None, "fsdp", None, None)),
   (r"MultiHeadDotProductAttention_1/out/kernel$", P(None, None, None, "fsdp")),
@@ -60,9 +63,22 @@ def make_mesh(
       f"{given} do not multiply to the {len(devices)} devices; set one of "
       "them to -1"
     )
-  return jax.make_mesh(
-    (data, fsdp), AXES, devices=devices, axis_types=(AxisType.Auto,) * 2
-  )
+  shape, types = (data, fsdp), (AxisType.Auto,) * 2
+  try:
+    mesh = jax.make_mesh(shape, AXES, devices=devices, axis_types=types)
+  except NotImplementedError:
+    # Slices of TPUs with three axes, where neither of ours is some of these.
+    split = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    mesh = Mesh(split, AXES, axis_types=types)
+  order = [device.process_index for device in mesh.devices.flat]
+  if order == sorted(order):
+    return mesh
+  # JAX follows the wires alone. The rows of a batch that a process reads lie
+  # together and in the order of processes, or embeddings would change places.
+  ordered = sorted(devices, key=lambda x: (x.process_index, x.id))
+  return Mesh(np.array(ordered).reshape(shape), AXES, axis_types=types)
 
 
 def describe_mesh(mesh: Mesh) -> str:
@@ -90,6 +106,26 @@ def path_name(path: Sequence[Any]) -> str:
   return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
+def spec_of(name: str, rules: Rules = MODULE_RULES) -> P:
+  """Returns how a parameter is cut.
+
+  Args:
+    name: its path "a/b/c".
+    rules: which decide it.
+
+  Raises:
+    ValueError: not exactly one rule matches the path.
+  """
+  found = [(rule, spec) for rule, spec in rules if re.search(rule, name)]
+  if len(found) != 1:
+    names = ", ".join(rule for rule, _ in found) or "none"
+    raise ValueError(
+      f"exactly one partitioning rule must match the parameter {name}; "
+      f"matching: {names}"
+    )
+  return found[0][1]
+
+
 def tree_shardings(
   tree: PyTree, mesh: Mesh, rules: Rules = MODULE_RULES
 ) -> PyTree:
@@ -100,14 +136,12 @@ def tree_shardings(
 
   Raises:
     UserError: a dimension is not divisible by the mesh axis that cuts it.
-    ValueError: no rule matches a path.
+    ValueError: not exactly one rule matches a path.
   """
 
   def sharding(path, leaf):
     name = path_name(path)
-    spec = next((s for r, s in rules if re.search(r, name)), None)
-    if spec is None:
-      raise ValueError(f"no partitioning rule matches the parameter {name}")
+    spec = spec_of(name, rules)
     for axis, dim in zip(spec, leaf.shape, strict=False):
       if axis is not None and dim % mesh.shape[axis]:
         raise errors.UserError(
@@ -117,6 +151,47 @@ def tree_shardings(
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def describe(tree: PyTree) -> str:
+  """Returns a table of the arrays of a tree: path, shape, cut, bytes a device.
+
+  Args:
+    tree: (abstract) arrays, each with its sharding.
+  """
+  rows = [("path", "shape", "cut over", "bytes a device")]
+  total = 0
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    held = bytes_per_device(x)
+    total += held
+    shape = " x ".join(str(size) for size in x.shape) or "scalar"
+    rows.append((path_name(path), shape, _words(x.sharding.spec), f"{held:,}"))
+  rows.append(("total", "", "", f"{total:,}"))
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  return "\n".join(
+    f"{path:{widths[0]}}  {shape:{widths[1]}}  {cut:{widths[2]}}  {held:>14}"
+    for path, shape, cut, held in rows
+  )
+
+
+def bytes_per_device(tree: PyTree) -> int:
+  """Returns how much of a tree of (abstract) arrays every device holds."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _words(spec: P) -> str:
+  """Returns "fsdp on axis 1" for P(None, "fsdp")."""
+  return (
+    ", ".join(
+      f"{' x '.join(axes if isinstance(axes, tuple) else (axes,))} on axis {i}"
+      for i, axes in enumerate(spec)
+      if axes is not None
+    )
+    or "-"
+  )
 
 
 def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
@@ -140,9 +215,10 @@ def put_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     Global arrays, split over all devices along the first axis.
   """
   sharding = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), tree
-  )
+  with jax.transfer_guard_host_to_device("allow"):  # it is what is asked for
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, x), tree
+    )
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -51,12 +51,12 @@ class Run:
     meta: what checkpoints tell of themselves.
     num_steps: of the run.
     frozen_steps: in which the backbone sits still.
+    ungraded_steps: the first of these, in which its gradient is not computed.
     abstract_state: shapes and shardings.
     init_state: makes the state before the first step.
     policy: which domain each step trains.
     train_step: trains everything.
-    frozen_step: leaves the backbone as it is. With official semantics it is
-      `train_step`, by a rate of 0.
+    frozen_step: leaves the backbone as it is, for `ungraded_steps`.
     optimizer: of the module.
     prototype_step: the part of the class prototypes.
     count_work: counts what the steps cost.
@@ -69,6 +69,7 @@ class Run:
   meta: checkpointing.Meta
   num_steps: int
   frozen_steps: int
+  ungraded_steps: int
   abstract_state: State
   init_state: Callable[[], State]
   policy: sampling.Policy
@@ -80,8 +81,8 @@ class Run:
   evaluator: evaluator.Evaluator
 
   def is_frozen(self, step: int) -> bool:
-    """Whether a step leaves the backbone as it is."""
-    return step <= self.frozen_steps
+    """Whether a step computes no gradient of the backbone, and leaves it."""
+    return step <= self.ungraded_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +90,24 @@ class _Parts:
   """What steps are made of."""
 
   config: ml_collections.ConfigDict
-  model: udon.Udon
+  model: udon.Udon  # computes nothing twice
+  step_model: udon.Udon
   optimizer: optim.AdamW
   prototype_step: prototypes.Step
   step_config: train_step.StepConfig
 
-  def make_step(self, frozen: bool, *, in_one_part: bool = False) -> StepFn:
-    """Returns a step, not compiled; officially all are the full one."""
-    step_config = self.step_config
-    if in_one_part:
+  def make_step(self, frozen: bool, *, only_once: bool = False) -> StepFn:
+    """Returns a step, not compiled, that may compute things only once."""
+    step_config, model = self.step_config, self.step_model
+    if only_once:
       step_config = dataclasses.replace(step_config, grad_accum_steps=1)
+      model = self.model
     return train_step.make_train_step(
-      self.model,
+      model,
       self.optimizer,
       prototype_step=self.prototype_step,
       config=step_config,
-      frozen=frozen and not semantics.is_official(self.config),
+      frozen=frozen,
     )
 
   def compile_steps(self, places: State) -> tuple[StepFn, StepFn]:
@@ -117,16 +120,13 @@ class _Parts:
     def compiled(step: StepFn) -> StepFn:
       return jax.jit(step, donate_argnums=0, out_shardings=places)
 
-    full = compiled(self.make_step(False))
-    if semantics.is_official(self.config):
-      return full, full
-    return full, compiled(self.make_step(True))
+    return compiled(self.make_step(False)), compiled(self.make_step(True))
 
   def count_work(self, shapes: State) -> overview.Work:
     """Counts what the steps cost, for a state of these shapes."""
     return overview.count_work(
       model=self.model,
-      make_step=functools.partial(self.make_step, in_one_part=True),
+      make_step=functools.partial(self.make_step, only_once=True),
       prototype_step=self.prototype_step,
       state=shapes,
       batch_size=self.config.batch_size,
@@ -135,13 +135,19 @@ class _Parts:
 
 
 def set_up(
-  config: ml_collections.ConfigDict, sources: Sequence[structs.TrainSource]
+  config: ml_collections.ConfigDict,
+  sources: Sequence[structs.TrainSource],
+  *,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-  """Builds and checks everything that a run needs before its first step."""
+  """Builds and checks everything that a run needs before its first step.
+
+  Nothing is read of the sources; the devices are all of JAX's by default.
+  """
   checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
   wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
-  mesh = build.mesh(config)
+  mesh = build.mesh(config, devices)
   logger.info("%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   config = semantics.resolve(
@@ -172,6 +178,7 @@ def set_up(
   parts = _Parts(
     config=config,
     model=model,
+    step_model=build.step_model(config, len(sources), device_mesh=mesh),
     optimizer=optimizer,
     prototype_step=prototypes.Step(
       layout, mesh, build.hyper(config, optimizer)
@@ -186,11 +193,8 @@ def set_up(
     meta=_meta(config, sources),
     num_steps=num_steps,
     frozen_steps=frozen_steps,
-    abstract_state=jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      places,
-    ),
+    ungraded_steps=semantics.num_ungraded(config, frozen_steps),
+    abstract_state=_placed(shapes, places),
     init_state=jax.jit(init, out_shardings=places),
     policy=policy,
     train_step=full_step,
@@ -198,7 +202,16 @@ def set_up(
     optimizer=optimizer,
     prototype_step=parts.prototype_step,
     count_work=functools.partial(parts.count_work, shapes),
-    evaluator=build.make_evaluator(config, model, mesh),
+    evaluator=build.make_evaluator(config, parts.step_model, mesh),
+  )
+
+
+def _placed(shapes: State, places: State) -> State:
+  """Returns shapes that say where their arrays lie."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    places,
   )
 
 

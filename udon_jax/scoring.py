@@ -12,6 +12,7 @@ from udon_jax import (
   default_config,
   evaluator,
   partitioning,
+  processes,
   reporting,
   trained,
 )
@@ -46,7 +47,7 @@ def evaluate_model(
     )
     for split in splits
   }
-  if per_query_dir is not None:
+  if per_query_dir is not None and processes.is_main():
     _write_per_query(by_split, per_query_dir)
   return evaluator.nest(by_split)
 

@@ -67,6 +67,22 @@ def num_steps(config: Config, num_examples: Sequence[int]) -> tuple[int, int]:
   return total, min(frozen + is_official(config), total)
 
 
+def num_ungraded(config: Config, frozen_steps: int) -> int:
+  """Returns the first steps in which the backbone's gradient is not computed.
+
+  In the rest of the frozen phase it is, for AdamW's moments. Officially it is
+  in all of it.
+
+  Args:
+    config: the config.
+    frozen_steps: in which the backbone sits still.
+  """
+  warmup = config.optimizer.moment_warmup_steps
+  if is_official(config) or warmup < 0:
+    return 0
+  return max(0, frozen_steps - warmup)
+
+
 def resolve(
   config: Config, *, num_devices: int, num_examples: Sequence[int]
 ) -> Config:

@@ -7,6 +7,7 @@ import signal
 import threading
 
 import jax
+from jax.experimental import multihost_utils
 
 from udon_jax import errors
 
@@ -20,12 +21,22 @@ class StopRequest:
   Attributes:
     message: of the StoppedError that a request raises where nothing is to be
       saved.
-    requested: looked at between steps, where something is.
+    requested: whether this process has been asked to.
   """
 
   message: str
   requested: bool = False
   _deferred: bool = False
+
+  def is_due(self, step: int) -> bool:
+    """Whether to stop after a step; asked after every one, where one may save.
+
+    Several processes agree on a step that none of them has passed: JAX notes
+    the SIGTERM that any of them gets.
+    """
+    if jax.process_count() == 1:
+      return self.requested
+    return multihost_utils.reached_preemption_sync_point(step)
 
   def note(self) -> None:
     """Notes the request."""

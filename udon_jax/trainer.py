@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import importlib.metadata
 import logging
 from typing import Any
 
 from etils import epath
-import jax
 import ml_collections
 
 from udon_jax import (
+  build,
   checkpointing,
   disk,
   errors,
   loop,
   partitioning,
+  processes,
   reporting,
   resuming,
   stopping,
@@ -27,6 +29,8 @@ from udon_jax.logs import environment, overview, profiling
 from udon_jax.retrieval import protocol, table
 
 logger = logging.getLogger(__name__)
+
+_PLACES = ("data_dir", "info_files_dir")
 
 
 def train(
@@ -52,11 +56,14 @@ def train(
     DivergedError: a loss or gradient was not finite.
     StoppedError: the run was asked to stop, and saved.
   """
+  processes.check_agreement(_facts(config, workdir, sources))
   workdir = reporting.make_folder(workdir, key="--workdir")
+  processes.check_shared(workdir, name="--workdir")
   run = runs.set_up(config, sources)
   with disk.full_disk_told(workdir), contextlib.ExitStack() as stack:
-    if jax.process_index() == 0:
+    if processes.is_main():
       stack.enter_context(workdirs.lock(workdir))
+    processes.wait_for_all("lock")
     stop = stack.enter_context(stopping.noted())
     checkpointer = checkpointing.Checkpointer(
       workdir, keep_latest=config.checkpoint.keep_latest, best=runs.BEST_METRIC
@@ -91,9 +98,11 @@ def _train_and_test(
   run, state, *, start, workdir, data, checkpointer, stop
 ) -> dict[str, Any]:
   """Takes the steps that are left, tests, and writes the results down."""
-  is_main = jax.process_index() == 0
+  is_main = processes.is_main()
   sources, tasks = data
-  profile = profiling.Window(workdir, steps=run.config.profile_steps)
+  profile = profiling.Window(
+    workdir, steps=run.config.profile_steps if is_main else ()
+  )
   with (
     watching.open_writer(run, workdir, is_main=is_main, step=start) as writer,
     contextlib.closing(profile),
@@ -122,6 +131,25 @@ def _train_and_test(
       reporting.write_json(workdir / reporting.RESULTS_FILE, results)
       reporting.write_json(workdir / reporting.EXAMPLES_FILE, chosen)
   return results
+
+
+def _facts(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  sources: Sequence[structs.TrainSource],
+) -> dict[str, Any]:
+  """Returns what all processes of a run must have in common.
+
+  The places of the data may differ, what lies there may not.
+  """
+  flat = workdirs.flatten(build.to_json(config))
+  return {
+    **{f"config.{k}": v for k, v in flat.items() if k not in _PLACES},
+    **{f"the data of {x.name}": x.fingerprint for x in sources},
+    "--workdir": str(workdir),
+    "jax": importlib.metadata.version("jax"),
+    "the code of udon_jax": environment.code_digest(),
+  }
 
 
 def _describe(run: runs.Run, workdir: epath.Path) -> None:

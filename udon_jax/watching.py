@@ -75,6 +75,6 @@ def learning_rates(
     for i, step in enumerate(steps)
   }
   for step in steps:
-    if run.is_frozen(step):
+    if step <= run.frozen_steps:
       lines[step][f"learning_rate/{train_step.BACKBONE}"] = 0.0
   return lines

@@ -36,7 +36,8 @@ _DEFINING: tuple[str, ...] = (
   "prototypes.precision",
 )
 _LENGTH = ("num_train_steps", "num_epochs")
-_FREE = ("model.unroll",)
+# They change how a step is computed, by rounding alone.
+_FREE = ("model.unroll", "model.remat", "model.attention")
 # What a run that diverged may change, to get past the step where it did.
 _CURES = ("optimizer", "model.dtype", "prototypes.precision")
 # Keys on which the shapes of the parameters depend, and exceptions.
@@ -46,6 +47,8 @@ _SHAPELESS = (
   "model.stochastic_depth",
   "model.position_stddev",
   "model.unroll",
+  "model.remat",
+  "model.attention",
   "model.pixel_mean",
   "model.pixel_std",
 )
@@ -151,8 +154,8 @@ def _differing(
     return any(key == g or key.startswith(f"{g}.") for g in groups)
 
   defaults = build.to_json(default_config.get_config())
-  old = {**_flatten(defaults), **_flatten(saved)}
-  new = _flatten(given)
+  old = {**flatten(defaults), **flatten(saved)}
+  new = flatten(given)
   return ", ".join(
     f"config.{key} is {old.get(key)} there and {new.get(key)} here"
     for key in sorted(old.keys() | new.keys())
@@ -210,11 +213,12 @@ def check_same_data(
       )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns the values of a nested config by "a.b.c"."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      flat.update(_flatten(value, f"{prefix}{key}."))
+      flat.update(flatten(value, f"{prefix}{key}."))
     else:
       flat[f"{prefix}{key}"] = value
   return flat

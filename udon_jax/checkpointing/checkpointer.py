@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from udon_jax import (
   disk,
   errors,
+  processes,
   prototypes,
   train_state,
 )
@@ -80,8 +81,10 @@ class Checkpointer:
     for step, error in damaged:
       if read_only or all_damaged:
         raise error
-      logger.warning("%s", error)
-      damage.put_aside(self._folder / str(step), self._workdir)
+      if processes.is_main():
+        logger.warning("%s", error)
+        damage.put_aside(self._folder / str(step), self._workdir)
+    processes.wait_for_all("checkpoints")
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=_options(
@@ -133,9 +136,10 @@ class Checkpointer:
     """
     saved = saved_state.from_state(state, layout=layout, mesh=mesh)
     self.wait()
-    disk.check_space(
-      self._workdir, sum(x.nbytes for x in jax.tree.leaves(saved))
-    )
+    if processes.is_main():
+      disk.check_space(
+        self._workdir, sum(x.nbytes for x in jax.tree.leaves(saved))
+      )
     with disk.full_disk_told(self._workdir):
       self._manager.save(
         step,
@@ -213,7 +217,10 @@ class Checkpointer:
 
   def put_aside(self, step: int) -> None:
     """Moves a damaged checkpoint to where nothing looks for one."""
-    damage.put_aside(self._folder / str(step), self._workdir)
+    processes.wait_for_all("damage")  # no other still reads it
+    if processes.is_main():
+      damage.put_aside(self._folder / str(step), self._workdir)
+    processes.wait_for_all("put aside")
     self._manager.reload()
 
   @contextlib.contextmanager
@@ -221,9 +228,19 @@ class Checkpointer:
     """Raises a DamagedError where the parts to be read are not as written."""
     folder = self._folder / str(step)
     others = [s for s in self.steps if s != step]
+
+    def find_damage() -> str:
+      try:
+        with damage.named(folder, others=others):
+          for part in parts:
+            checksums.verify(folder / part)
+      except damage.DamagedError as error:
+        return str(error)
+      return ""
+
+    if found := processes.decided_by_main(find_damage):
+      raise damage.DamagedError(found)
     with damage.named(folder, others=others):
-      for part in parts:
-        checksums.verify(folder / part)
       yield
 
   def check_step(self, step: int | None, workdir: epath.PathLike) -> int:

@@ -15,7 +15,6 @@ import hashlib
 import io
 import logging
 import os
-import pathlib
 import struct
 import uuid
 
@@ -24,27 +23,17 @@ import google_crc32c
 from jaxtyping import Int
 import numpy as np
 
+from udon_jax import caches
+
 logger = logging.getLogger(__name__)
 OFFSETS = "offsets"
 ORDER = "order"
-CACHE_VARIABLE = "UDON_JAX_CACHE"
 _CRC = struct.Struct("<I")
 
 
 def beside(file: epath.Path, kind: str) -> epath.Path:
   """Returns where an array lies beside its file."""
   return file.parent / f".{file.name}.{kind}.npy"
-
-
-def cache_folder() -> pathlib.Path:
-  """Returns where arrays of files in read-only places lie.
-
-  $UDON_JAX_CACHE, or $XDG_CACHE_HOME/udon_jax, or ~/.cache/udon_jax.
-  """
-  if own := os.environ.get(CACHE_VARIABLE):
-    return pathlib.Path(os.path.expanduser(own))
-  root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  return pathlib.Path(root) / "udon_jax"
 
 
 def read(
@@ -110,7 +99,7 @@ def _cached(file: epath.Path, kind: str) -> epath.Path | None:
   except OSError:
     return None
   digest = hashlib.sha256(os.fsencode(f"{path}\0{version}")).hexdigest()[:32]
-  return epath.Path(cache_folder() / kind / f"{digest}.npy")
+  return epath.Path(caches.folder() / kind / f"{digest}.npy")
 
 
 @functools.cache
@@ -118,8 +107,8 @@ def _tell_once() -> None:
   logger.warning(
     "offsets of records cannot be kept, neither beside them nor in %s, and are"
     " found again each time; set %s to a folder that can be written",
-    cache_folder(),
-    CACHE_VARIABLE,
+    caches.folder(),
+    caches.VARIABLE,
   )
 
 

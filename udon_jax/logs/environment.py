@@ -5,6 +5,7 @@ No names of machines or people.
 
 from collections.abc import Sequence
 import datetime
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -27,6 +28,16 @@ PACKAGES = (
   "udon_jax",
 )
 _GIT_SECONDS = 10
+
+
+def code_digest() -> str:
+  """Returns a short hash of the source files of the package."""
+  root = pathlib.Path(__file__).parent.parent
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(str(path.relative_to(root)).encode())
+    digest.update(path.read_bytes())
+  return digest.hexdigest()[:12]
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:

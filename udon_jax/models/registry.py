@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from udon_jax import errors
 from udon_jax.models import architecture, vit
+from udon_jax.models import attention as kernels
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -31,6 +33,9 @@ def get_backbone(
   stochastic_depth: float,
   position_stddev: float,
   unroll: int,
+  remat: str | None = None,
+  attention: str | None = None,
+  mesh: Mesh | None = None,
 ) -> vit.ViT:
   """Returns the ViT of an architecture.
 
@@ -41,6 +46,9 @@ def get_backbone(
     stochastic_depth: share of branches dropped at the last block.
     position_stddev: of the initial position embeddings.
     unroll: blocks written out in one iteration of the scan.
+    remat: see `vit.ViT`.
+    attention: name of a kernel; None for the one that fits.
+    mesh: devices on which the parameters are cut; None if they are whole.
 
   Raises:
     UserError: the patch does not fit the images, or a value cannot be.
@@ -61,4 +69,12 @@ def get_backbone(
     position_stddev=position_stddev,
     unroll=unroll,
     dtype=get_dtype(dtype),
+    remat=remat,
+    attention=kernels.choose(
+      attention,
+      dtype=get_dtype(dtype),
+      head_dim=arch.width // arch.num_heads,
+      capability=kernels.find_capability(),
+    ),
+    mesh=mesh,
   )

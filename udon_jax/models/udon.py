@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Real
 
 from udon_jax import structs
-from udon_jax.models import heads, vit
+from udon_jax.models import gathered, heads, vit
 
 
 class Udon(nn.Module):
@@ -79,7 +79,13 @@ class Udon(nn.Module):
     return (*(name for name, size in has.items() if size), "backbone")
 
   def _student(self, features):
-    student = heads.Projection(
+    projection = gathered.whole(
+      heads.Projection,
+      self.backbone.mesh,
+      prefix="student_projection",
+      dtype=jnp.float32,
+    )
+    student = projection(
       self.student_hidden, self.student_dim, name="student_projection"
     )
     return heads.normalize(student(features))
@@ -89,7 +95,12 @@ class Udon(nn.Module):
       self.teacher_hidden, self.teacher_dim, parent=None
     )
     stacked = self.param("teacher_projection", self._init_teachers, features)
-    own = jax.tree.map(lambda x: x[domain], stacked)
+    own = gathered.gather(
+      jax.tree.map(lambda x: x[domain], stacked),
+      self.backbone.mesh,
+      prefix="teacher_projection",
+      dtype=jnp.float32,
+    )
     return heads.normalize(
       cast(Array, teacher.apply({"params": own}, features))
     )

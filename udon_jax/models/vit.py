@@ -17,14 +17,16 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from udon_jax.models import architecture
+from udon_jax.models import architecture, attention, gathered
 
-
-def _attend(query, key, value, **_):
-  """Softmax attention by the fastest kernel of the device."""
-  return jax.nn.dot_product_attention(query, key, value)
+# What a block keeps for the backward pass, by the name of config.model.remat.
+REMAT: dict[str, Any] = {
+  "elementwise": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def _quick_gelu(x):
@@ -83,6 +85,7 @@ class EncoderBlock(nn.Module):
 
   arch: architecture.Architecture
   dtype: Any
+  attention: str
 
   @nn.compact
   def __call__(
@@ -103,7 +106,7 @@ class EncoderBlock(nn.Module):
     y = nn.MultiHeadDotProductAttention(
       num_heads=self.arch.num_heads,
       dtype=self.dtype,
-      attention_fn=_attend,
+      attention_fn=attention.make(self.attention),
       kernel_init=nn.initializers.xavier_uniform(),
       name="MultiHeadDotProductAttention_1",
     )(y, y)
@@ -152,6 +155,9 @@ class Encoder(nn.Module):
   position_stddev: float
   unroll: int
   dtype: Any
+  remat: str | None
+  attention: str
+  mesh: Mesh | None
 
   @nn.compact
   def __call__(
@@ -168,17 +174,23 @@ class Encoder(nn.Module):
     drops = train and self.stochastic_depth > 0
     rates = jnp.linspace(0.0, self.stochastic_depth, self.arch.depth)
     blocks = nn.scan(
-      EncoderBlock,
+      gathered.whole_in_turn(
+        EncoderBlock,
+        self.mesh,
+        prefix="backbone/Transformer",
+        dtype=self.dtype,
+        policy=None if self.remat is None else REMAT[self.remat],
+      ),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=0 if drops else nn.broadcast,
       length=self.arch.depth,
       unroll=self.unroll,
     )
-    x, _ = blocks(self.arch, self.dtype, name="encoderblock")(
+    x, _ = blocks(self.arch, self.dtype, self.attention, name="encoderblock")(
       x, rates if drops else None
     )
-    return _layer_norm(self.arch, self.dtype, "encoder_norm")(x)
+    return _layer_norm(self.arch, jnp.float32, "encoder_norm")(x)
 
   def _add_registers(self, x):
     """Puts the registers, which have no position, behind the first token."""
@@ -202,7 +214,11 @@ class ViT(nn.Module):
     position_stddev: of the initial position embeddings. 0.02 is the usual
       value; a short run from scratch learns sooner from larger ones.
     unroll: blocks written out in one iteration of the scan.
-    dtype: precision of the computation; parameters are float32.
+    dtype: precision of the computation; parameters are float32, and so are
+      what norms and softmax sum up, and what comes out.
+    remat: of REMAT, what is kept for the backward pass; None keeps all.
+    attention: of `attention.KERNELS`.
+    mesh: devices on which the parameters are cut; None if they are whole.
   """
 
   arch: architecture.Architecture
@@ -210,6 +226,9 @@ class ViT(nn.Module):
   position_stddev: float = 0.02
   unroll: int = 1
   dtype: Any = jnp.float32
+  remat: str | None = None
+  attention: str = "xla"
+  mesh: Mesh | None = None
 
   @nn.compact
   def __call__(
@@ -222,7 +241,10 @@ class ViT(nn.Module):
       train: whether branches are dropped; needs an rng named "dropout".
     """
     width, patch = self.arch.width, (self.arch.patch_size,) * 2
-    x = nn.Conv(
+    embed = gathered.whole(
+      nn.Conv, self.mesh, prefix="backbone/embedding", dtype=self.dtype
+    )
+    x = embed(
       width,
       patch,
       strides=patch,
@@ -240,6 +262,12 @@ class ViT(nn.Module):
       position_stddev=self.position_stddev,
       unroll=self.unroll,
       dtype=self.dtype,
+      remat=self.remat,
+      attention=self.attention,
+      mesh=self.mesh,
       name="Transformer",
-    )(jnp.concatenate([cls, x], axis=1), train=train)
+    )(
+      gathered.keep_split(jnp.concatenate([cls, x], axis=1), self.mesh),
+      train=train,
+    )
     return x[:, 0].astype(jnp.float32)
