@@ -142,10 +142,18 @@ MISTAKES = {
   (
     *("tpu_pod.sh", "run", *TPU, *SOURCE, "--dry_run", "--"),
     *("--config=c", "--workdir=runs/x"),
-  ): "is on the disk of one VM",
+  ): "is on the disk of one host",
   ("slurm.sh", *SLURM[:2], *RUN): "--time is missing",
   ("slurm.sh", *SLURM[:2], "--time=soon", *RUN): "--time=soon is no time",
   ("gke.sh", "create", *GKE[:3], "--dry_run", *RUN): "--topology is missing",
+  ("gke.sh", "create", *GKE, "--topology=16", "--dry_run", *RUN): "no topology",
+  ("gke.sh", "create", *GKE, "--hosts=2", "--dry_run", *RUN): (
+    "--topology=4x4 has 16 chips, --hosts=2 of --chips_per_host=4 have 8"
+  ),
+  (
+    *("gke.sh", "create", *GKE, "--dry_run", "--"),
+    *("--config=c", "--workdir=runs/x"),
+  ): "--workdir=runs/x is on the disk of one host",
   ("gke.sh", "build", "--image=i", "--extra=x", "--dry_run"): "--extra=x is",
 }
 
@@ -165,11 +173,14 @@ def test_a_tool_that_is_missing_is_named():
   assert done.stderr.startswith("error: sbatch is not installed; run this")
 
 
+ODD = '--x="\\y" $(HOME) @IMAGE@ @NAME@'
+
+
 def manifest(*flags):
-  done = launch("gke.sh", "create", *GKE, *flags, "--dry_run", *RUN, '--x="\\y')
+  done = launch("gke.sh", "create", *GKE, *flags, "--dry_run", *RUN, ODD)
   assert done.returncode == 0, done.stderr
   _, text = done.stdout.split("\n", 1)
-  assert "@" not in re.sub(r"(?m)^#.*", "", text)
+  assert not re.search("@[A-Z_]+@", re.sub(" args: .*", "", text))
   return yaml.safe_load(text)
 
 
@@ -182,6 +193,10 @@ def test_the_job_set_says_what_the_flags_say():
   assert failures["maxRestarts"] == 7
   (for_good,) = failures["rules"]
   assert for_good["action"] == "FailJobSet"
+  # What JobSet asks of names of rules, in its FailurePolicyRule.
+  assert re.fullmatch(
+    r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", for_good["name"]
+  )
   assert for_good["onJobFailureReasons"] == ["PodFailurePolicy"]
   (slices,) = found["spec"]["replicatedJobs"]
   job = slices["template"]["spec"]
@@ -203,7 +218,25 @@ def test_the_job_set_says_what_the_flags_say():
     "cloud.google.com/gke-tpu-topology": "4x4",
   }
   assert container["image"] == "r/i:1"
-  assert container["args"] == [*RUN[1:], '--x="\\y']
+  # Kubernetes puts values in the place of $(NAME), and a dollar in that of $$.
+  args = [arg.replace("$$", "$") for arg in container["args"]]
+  assert args == [*RUN[1:], ODD]
+  assert "$(HOME)" not in container["args"][-1].replace("$$", "")
+  # Memory is pinned by the driver; `exec` leaves signals to the run.
+  assert container["securityContext"] == {
+    "runAsUser": 0,
+    "capabilities": {"add": ["SYS_RESOURCE"]},
+  }
+  *shell, program, name = container["command"]
+  assert (shell, name) == (["bash", "-c"], "train")
+  ulimit, run = program.split(" && ")
+  assert ulimit == "ulimit -l 68719476736"
+  told = subprocess.run(
+    [*shell, run.replace("exec python -m udon_jax.main", "exec printf '%s\\n'"),
+     name, *args],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert told.stdout.splitlines() == args
   resources = container["resources"]
   assert resources["limits"] == resources["requests"] == {"google.com/tpu": 4}
   spot = manifest("--spot")["spec"]["replicatedJobs"][0]["template"]["spec"]
