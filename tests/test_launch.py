@@ -98,7 +98,7 @@ PRINTED = {
   ("tpu_queued.sh", "delete", *TPU): ("queued-resources delete udon",),
   ("slurm.sh", *SLURM, "--partition=gpu", *RUN): (
     "sbatch --job-name=udon --nodes=2 --ntasks-per-node=8 --gres=gpu:8",
-    "--signal=B:TERM@300 --requeue",
+    "--signal=TERM@300 --requeue",
     "--partition=gpu",
     "slurm.sbatch --config=configs/uned_vitb16.py",
   ),
@@ -414,7 +414,9 @@ def test_a_vm_is_killed_and_goes_on(tmp_path):
 
 SRUN = """#!/usr/bin/env python3
 import os, signal, subprocess, sys
-command = sys.argv[2:]
+command = sys.argv[1:]
+while command[0].startswith("-"):
+  open(sys.argv[0] + ".flags", "a").write(command.pop(0) + "\\n")
 tasks = [
   subprocess.Popen(command, env={
     **os.environ, "SLURM_JOB_ID": "%(job)d", "SLURM_NTASKS": "2",
@@ -426,15 +428,16 @@ def forward(number, _):
     task.send_signal(number)
 signal.signal(signal.SIGTERM, forward)
 codes = [task.wait() for task in tasks]
-sys.exit(next((c for c in codes if c), 0) %% 256)
+# As srun does: the highest code, and 128 + N of signal N.
+sys.exit(max(c if c >= 0 else 128 - c for c in codes))
 """
 
 
-def run_slurm(tmp_path, program, **environ):
+def run_slurm(tmp_path, program, srun=SRUN, **environ):
   """Runs the batch script; returns its end and what it asked SLURM for."""
   port = several.free_port()
   job = (port - (65535 - 2**12 + 1)) % 2**12  # JAX derives a port from it
-  (tmp_path / "srun").write_text(SRUN % {"job": job})
+  (tmp_path / "srun").write_text(srun % {"job": job})
   (tmp_path / "scontrol").write_text(
     f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
   )
@@ -479,16 +482,65 @@ def test_slurm_tasks_find_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "code, restarts, expected",
-  [(2, 0, ""), (3, 0, ""), (143, 0, "requeue 77"), (134, 5, "requeue 77")],
+  "codes, restarts, expected",
+  [
+    ((0, 0), 0, ""),
+    ((2, 2), 0, ""),
+    ((3, 3), 0, ""),
+    # One says why, and the others have lost it.
+    ((134, 2), 0, ""),
+    ((3, 143), 0, ""),
+    ((143, 143), 0, "requeue 77"),
+    ((134, 0), 5, "requeue 77"),
+  ],
 )
-def test_slurm_queues_again_as_the_exit_code_says(
-  tmp_path, code, restarts, expected
+def test_slurm_queues_again_as_the_exit_codes_say(
+  tmp_path, codes, restarts, expected
 ):
   done, asked = run_slurm(
-    tmp_path, f"raise SystemExit({code})", SLURM_RESTART_COUNT=str(restarts)
+    tmp_path,
+    f"import os; os._exit({codes}[int(os.environ['SLURM_PROCID'])])",
+    SLURM_RESTART_COUNT=str(restarts),
+    SLURM_CPUS_PER_TASK="8",
   )
-  assert done.returncode == code
+  why = [code for code in codes if code in (2, 3)]
+  assert done.returncode == (why[0] if why else max(codes))
+  assert asked.strip() == expected
+  flags = (tmp_path / "srun.flags").read_text().split()
+  assert "--cpus-per-task=8" in flags  # srun does not take it from the job
+  assert "--kill-on-bad-exit=0" in flags  # a killed peer would hide the code
+
+
+# Says when it is there, and ends as a run that is asked to stop.
+WAITING = """
+import os, pathlib, signal, sys, time
+place, number = pathlib.Path(__file__).parent, os.environ["SLURM_PROCID"]
+def stop(*_):
+  (place / f"saved{number}").touch()
+  sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(place / f"started{number}").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+  "shell_too, expected", [(False, "requeue 77"), (True, "")]
+)
+def test_slurm_queues_again_unless_cancelled(tmp_path, shell_too, expected):
+  """At the end of the time the tasks are told, at `scancel` the shell too."""
+  told = "os.kill(os.getppid(), signal.SIGTERM)\n" if shell_too else ""
+  srun = SRUN.replace(
+    "codes = [",
+    "import pathlib, time\n"
+    f"place = pathlib.Path({str(tmp_path)!r})\n"
+    "while len(list(place.glob('started*'))) < 2: time.sleep(0.05)\n"
+    f"{told}forward(signal.SIGTERM, None)\n"
+    "codes = [",
+  )
+  done, asked = run_slurm(tmp_path, WAITING, srun=srun)
+  assert done.returncode == 143, done.stderr
+  assert len(list(tmp_path.glob("saved*"))) == 2
   assert asked.strip() == expected
 
 
