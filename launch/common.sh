@@ -92,6 +92,16 @@ require_args() {
   done
 }
 
+# Ends if the workdir would lie on the disk of one host, and go with it.
+require_shared() {
+  local arg
+  for arg in "${ARGS[@]}"; do
+    [[ "$arg" != --workdir=* || "$arg" == --workdir=gs://* ||
+      "$arg" == --workdir=/mnt/* ]] ||
+      die "$arg is on the disk of one host; write gs://BUCKET/... or a mounted /mnt/..."
+  done
+}
+
 # Prints a command as one can paste it.
 quoted() {
   local line
@@ -119,16 +129,11 @@ tpu_flags() {
 
 # Checks what a run on TPU VMs needs, and puts its start-up script in STARTUP.
 tpu_script() {
-  local arg
   require source
   [[ "${FLAGS[source]}" == *.tar.gz || -n "${FLAGS[ref]}" ]] ||
     die "--ref is missing: a commit, tag or branch of --source=${FLAGS[source]}"
   require_args gs://BUCKET/runs/b16
-  for arg in "${ARGS[@]}"; do
-    [[ "$arg" != --workdir=* || "$arg" == --workdir=gs://* ||
-      "$arg" == --workdir=/mnt/* ]] ||
-      die "$arg is on the disk of one VM; write gs://BUCKET/... or a mounted /mnt/..."
-  done
+  require_shared
   STARTUP="$(mktemp)"
   trap 'rm -f "$STARTUP"' EXIT
   {

@@ -49,11 +49,11 @@ manifest() {
   for arg in "${ARGS[@]}"; do
     # A string of JSON is one of YAML too.
     value="${arg//\\/\\\\}" && value="${value//\"/\\\"}"
+    value="${value//\$/\$\$}" # Kubernetes makes one of two
     args+="${args:+, }\"$value\""
   done
   local spot="false"
   ! "${FLAGS[spot]}" || spot="true"
-  text="${text//@ARGS@/"$args"}"
   text="${text//@SPOT@/"$spot"}"
   for key in name namespace image accelerator topology hosts chips_per_host \
     service_account max_restarts grace_seconds; do
@@ -62,7 +62,20 @@ manifest() {
   if ! "${FLAGS[spot]}"; then
     text="$(sed '/# spot$/d' <<<"$text")"
   fi
-  printf '%s\n' "$text"
+  # The last: words of the run are not looked into.
+  printf '%s\n' "${text//@ARGS@/"$args"}"
+}
+
+# Ends unless hosts and chips make up the topology: pods would wait for ever.
+check_topology() {
+  local sides side chips=1 given
+  [[ "${FLAGS[topology]}" =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]] ||
+    die "--topology=${FLAGS[topology]} is no topology; write 4x4"
+  IFS=x read -ra sides <<<"${FLAGS[topology]}"
+  for side in "${sides[@]}"; do chips=$((chips * side)); done
+  given=$((FLAGS[hosts] * FLAGS[chips_per_host]))
+  ((chips == given)) ||
+    die "--topology=${FLAGS[topology]} has $chips chips, --hosts=${FLAGS[hosts]} of --chips_per_host=${FLAGS[chips_per_host]} have $given; make them agree"
 }
 
 case "$ACTION" in
@@ -79,9 +92,9 @@ case "$ACTION" in
     needs_name
     require image accelerator topology hosts chips_per_host
     whole hosts chips_per_host max_restarts grace_seconds
-    [[ "${FLAGS[topology]}" =~ ^[0-9]+(x[0-9]+){1,2}$ ]] ||
-      die "--topology=${FLAGS[topology]} is no topology; write 4x4"
+    check_topology
     require_args gs://BUCKET/runs/b16
+    require_shared
     if $DRY_RUN; then
       quoted "${KUBECTL[@]}" apply --filename=-
       manifest

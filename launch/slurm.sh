@@ -45,7 +45,7 @@ command=(sbatch --job-name="${FLAGS[job_name]}" --nodes="${FLAGS[nodes]}"
   --ntasks-per-node="${FLAGS[gpus_per_node]}"
   --gres="gpu:${FLAGS[gpus_per_node]}"
   --cpus-per-task="${FLAGS[cpus_per_gpu]}" --time="${FLAGS[time]}"
-  --signal="B:TERM@${FLAGS[grace_seconds]}" --requeue --open-mode=append
+  --signal="TERM@${FLAGS[grace_seconds]}" --requeue --open-mode=append
   --output="$log")
 [[ -z "${FLAGS[partition]}" ]] || command+=(--partition="${FLAGS[partition]}")
 [[ -z "${FLAGS[account]}" ]] || command+=(--account="${FLAGS[account]}")

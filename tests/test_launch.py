@@ -98,7 +98,7 @@ PRINTED = {
   ("tpu_queued.sh", "delete", *TPU): ("queued-resources delete udon",),
   ("slurm.sh", *SLURM, "--partition=gpu", *RUN): (
     "sbatch --job-name=udon --nodes=2 --ntasks-per-node=8 --gres=gpu:8",
-    "--signal=B:TERM@300 --requeue",
+    "--signal=TERM@300 --requeue",
     "--partition=gpu",
     "slurm.sbatch --config=configs/uned_vitb16.py",
   ),
@@ -142,10 +142,18 @@ MISTAKES = {
   (
     *("tpu_pod.sh", "run", *TPU, *SOURCE, "--dry_run", "--"),
     *("--config=c", "--workdir=runs/x"),
-  ): "is on the disk of one VM",
+  ): "is on the disk of one host",
   ("slurm.sh", *SLURM[:2], *RUN): "--time is missing",
   ("slurm.sh", *SLURM[:2], "--time=soon", *RUN): "--time=soon is no time",
   ("gke.sh", "create", *GKE[:3], "--dry_run", *RUN): "--topology is missing",
+  ("gke.sh", "create", *GKE, "--topology=16", "--dry_run", *RUN): "no topology",
+  ("gke.sh", "create", *GKE, "--hosts=2", "--dry_run", *RUN): (
+    "--topology=4x4 has 16 chips, --hosts=2 of --chips_per_host=4 have 8"
+  ),
+  (
+    *("gke.sh", "create", *GKE, "--dry_run", "--"),
+    *("--config=c", "--workdir=runs/x"),
+  ): "--workdir=runs/x is on the disk of one host",
   ("gke.sh", "build", "--image=i", "--extra=x", "--dry_run"): "--extra=x is",
 }
 
@@ -165,11 +173,14 @@ def test_a_tool_that_is_missing_is_named():
   assert done.stderr.startswith("error: sbatch is not installed; run this")
 
 
+ODD = '--x="\\y" $(HOME) @IMAGE@ @NAME@'
+
+
 def manifest(*flags):
-  done = launch("gke.sh", "create", *GKE, *flags, "--dry_run", *RUN, '--x="\\y')
+  done = launch("gke.sh", "create", *GKE, *flags, "--dry_run", *RUN, ODD)
   assert done.returncode == 0, done.stderr
   _, text = done.stdout.split("\n", 1)
-  assert "@" not in re.sub(r"(?m)^#.*", "", text)
+  assert not re.search("@[A-Z_]+@", re.sub(" args: .*", "", text))
   return yaml.safe_load(text)
 
 
@@ -182,6 +193,10 @@ def test_the_job_set_says_what_the_flags_say():
   assert failures["maxRestarts"] == 7
   (for_good,) = failures["rules"]
   assert for_good["action"] == "FailJobSet"
+  # What JobSet asks of names of rules, in its FailurePolicyRule.
+  assert re.fullmatch(
+    r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", for_good["name"]
+  )
   assert for_good["onJobFailureReasons"] == ["PodFailurePolicy"]
   (slices,) = found["spec"]["replicatedJobs"]
   job = slices["template"]["spec"]
@@ -203,7 +218,25 @@ def test_the_job_set_says_what_the_flags_say():
     "cloud.google.com/gke-tpu-topology": "4x4",
   }
   assert container["image"] == "r/i:1"
-  assert container["args"] == [*RUN[1:], '--x="\\y']
+  # Kubernetes puts values in the place of $(NAME), and a dollar in that of $$.
+  args = [arg.replace("$$", "$") for arg in container["args"]]
+  assert args == [*RUN[1:], ODD]
+  assert "$(HOME)" not in container["args"][-1].replace("$$", "")
+  # Memory is pinned by the driver; `exec` leaves signals to the run.
+  assert container["securityContext"] == {
+    "runAsUser": 0,
+    "capabilities": {"add": ["SYS_RESOURCE"]},
+  }
+  *shell, program, name = container["command"]
+  assert (shell, name) == (["bash", "-c"], "train")
+  ulimit, run = program.split(" && ")
+  assert ulimit == "ulimit -l 68719476736"
+  told = subprocess.run(
+    [*shell, run.replace("exec python -m udon_jax.main", "exec printf '%s\\n'"),
+     name, *args],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert told.stdout.splitlines() == args
   resources = container["resources"]
   assert resources["limits"] == resources["requests"] == {"google.com/tpu": 4}
   spot = manifest("--spot")["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -381,7 +414,9 @@ def test_a_vm_is_killed_and_goes_on(tmp_path):
 
 SRUN = """#!/usr/bin/env python3
 import os, signal, subprocess, sys
-command = sys.argv[2:]
+command = sys.argv[1:]
+while command[0].startswith("-"):
+  open(sys.argv[0] + ".flags", "a").write(command.pop(0) + "\\n")
 tasks = [
   subprocess.Popen(command, env={
     **os.environ, "SLURM_JOB_ID": "%(job)d", "SLURM_NTASKS": "2",
@@ -393,15 +428,16 @@ def forward(number, _):
     task.send_signal(number)
 signal.signal(signal.SIGTERM, forward)
 codes = [task.wait() for task in tasks]
-sys.exit(next((c for c in codes if c), 0) %% 256)
+# As srun does: the highest code, and 128 + N of signal N.
+sys.exit(max(c if c >= 0 else 128 - c for c in codes))
 """
 
 
-def run_slurm(tmp_path, program, **environ):
+def run_slurm(tmp_path, program, srun=SRUN, **environ):
   """Runs the batch script; returns its end and what it asked SLURM for."""
   port = several.free_port()
   job = (port - (65535 - 2**12 + 1)) % 2**12  # JAX derives a port from it
-  (tmp_path / "srun").write_text(SRUN % {"job": job})
+  (tmp_path / "srun").write_text(srun % {"job": job})
   (tmp_path / "scontrol").write_text(
     f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
   )
@@ -446,16 +482,65 @@ def test_slurm_tasks_find_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "code, restarts, expected",
-  [(2, 0, ""), (3, 0, ""), (143, 0, "requeue 77"), (134, 5, "requeue 77")],
+  "codes, restarts, expected",
+  [
+    ((0, 0), 0, ""),
+    ((2, 2), 0, ""),
+    ((3, 3), 0, ""),
+    # One says why, and the others have lost it.
+    ((134, 2), 0, ""),
+    ((3, 143), 0, ""),
+    ((143, 143), 0, "requeue 77"),
+    ((134, 0), 5, "requeue 77"),
+  ],
 )
-def test_slurm_queues_again_as_the_exit_code_says(
-  tmp_path, code, restarts, expected
+def test_slurm_queues_again_as_the_exit_codes_say(
+  tmp_path, codes, restarts, expected
 ):
   done, asked = run_slurm(
-    tmp_path, f"raise SystemExit({code})", SLURM_RESTART_COUNT=str(restarts)
+    tmp_path,
+    f"import os; os._exit({codes}[int(os.environ['SLURM_PROCID'])])",
+    SLURM_RESTART_COUNT=str(restarts),
+    SLURM_CPUS_PER_TASK="8",
   )
-  assert done.returncode == code
+  why = [code for code in codes if code in (2, 3)]
+  assert done.returncode == (why[0] if why else max(codes))
+  assert asked.strip() == expected
+  flags = (tmp_path / "srun.flags").read_text().split()
+  assert "--cpus-per-task=8" in flags  # srun does not take it from the job
+  assert "--kill-on-bad-exit=0" in flags  # a killed peer would hide the code
+
+
+# Says when it is there, and ends as a run that is asked to stop.
+WAITING = """
+import os, pathlib, signal, sys, time
+place, number = pathlib.Path(__file__).parent, os.environ["SLURM_PROCID"]
+def stop(*_):
+  (place / f"saved{number}").touch()
+  sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(place / f"started{number}").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+  "shell_too, expected", [(False, "requeue 77"), (True, "")]
+)
+def test_slurm_queues_again_unless_cancelled(tmp_path, shell_too, expected):
+  """At the end of the time the tasks are told, at `scancel` the shell too."""
+  told = "os.kill(os.getppid(), signal.SIGTERM)\n" if shell_too else ""
+  srun = SRUN.replace(
+    "codes = [",
+    "import pathlib, time\n"
+    f"place = pathlib.Path({str(tmp_path)!r})\n"
+    "while len(list(place.glob('started*'))) < 2: time.sleep(0.05)\n"
+    f"{told}forward(signal.SIGTERM, None)\n"
+    "codes = [",
+  )
+  done, asked = run_slurm(tmp_path, WAITING, srun=srun)
+  assert done.returncode == 143, done.stderr
+  assert len(list(tmp_path.glob("saved*"))) == 2
   assert asked.strip() == expected
 
 
