@@ -19,23 +19,26 @@ OF_DATA = {"bench_extract", "bench_input", "bench_offsets"}
 # Asks for the help of every module in a process of its own; what is slow to
 # import is imported once, before.
 HELP = """
-import os, runpy, sys
+import os, runpy, sys, traceback
 sys.modules["tensorflow"] = None
-import udon_jax.run, udon_jax.embedder
+import udon_jax.run
 for name in sys.argv[1:]:
   sys.stdout.flush()
   child = os.fork()
   if not child:
+    code = 2
     sys.argv[:] = [name, "--help"]
     try:
-      runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+      runpy.run_module(
+        f"benchmarks.{name}", run_name="__main__", alter_sys=True
+      )
     except SystemExit as end:
-      sys.stdout.flush()
-      os._exit(int(bool(end.code)))
-    finally:  # an error is printed, and is no success
-      sys.excepthook(*sys.exc_info()) if sys.exc_info()[0] else None
-      sys.stderr.flush()
-      os._exit(2)
+      code = int(bool(end.code))
+    except BaseException:
+      traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
   _, status = os.waitpid(child, 0)
   print(f"== {name} {os.waitstatus_to_exitcode(status)}")
 """
@@ -51,7 +54,7 @@ def test_benchmarks_start_without_tensorflow():
     capture_output=True,
     text=True,
     timeout=120,
-    check=True,
+    check=False,
   )
   for name in names:
     assert f"== {name} 0\n" in done.stdout, done.stderr
@@ -71,33 +74,29 @@ def run():
   )
 
 
-@pytest.mark.parametrize("domain", [0, 4])
-def test_baseline_computes_our_loss_and_gradient(run, domain):
-  batch, state = runs.make_batch(run, domain), run.init_state()
-  tables = prototypes.unpack(jax.device_get(state.prototypes), run.layout)
-  # Of parameters, without their moments.
-  tables = {
-    role: {name: found[:, 0] for name, found in tables[role].items()}
-    for role in ("student", "teacher")
-  }
+def test_baseline_takes_our_steps_in_the_official_form(run):
+  domain = run.layout.names.index("met")  # of several blocks
+  batch = runs.make_batch(run, domain)
   baseline = plain.Plain(run, domain)
-  loss, grads = jax.jit(jax.value_and_grad(baseline.loss))(
-    (state.params, tables), batch
+  trained, moments = baseline.make()
+  tables = prototypes.unpack(
+    jax.device_get(run.init_state().prototypes), run.layout
   )
-  sums = run.train_step(state, batch).meters.sums
+  for role, by_name in trained[1].items():
+    for name in by_name:  # the first of three is the parameter
+      by_name[name] = jax.device_put(
+        tables[role][name][:, 0], by_name[name].sharding
+      )
+  state, loss = baseline.step((trained, moments), batch)
+  sums = run.train_step(run.init_state(), batch).meters.sums
   np.testing.assert_allclose(loss, sums["loss"][domain], rtol=1e-5)
-  np.testing.assert_allclose(
-    optax.tree.norm(grads[0]), sums["grad_norm"][domain], rtol=1e-4
-  )
-
-
-def test_baseline_writes_its_layers_out_and_compiles_once(run):
-  baseline, batch = plain.Plain(run), runs.make_batch(run)
-  state, first = baseline.step(baseline.make(), batch)
+  # Adam's first moment is a tenth of the first gradient.
+  norm = 10 * optax.tree.norm(state[1][0].mu[0])
+  np.testing.assert_allclose(norm, sums["grad_norm"][domain], rtol=1e-4)
   _, second = baseline.step(state, batch)
-  assert second < first
+  assert second < loss
   assert baseline.step._cache_size() == 1
   lowered = baseline.step.lower(jax.eval_shape(baseline.make), batch)
   assert "stablehlo.while" not in lowered.as_text()
-  state = run.abstract_state
-  assert "stablehlo.while" in run.train_step.lower(state, batch).as_text()
+  lowered = run.train_step.lower(run.abstract_state, batch)
+  assert "stablehlo.while" in lowered.as_text()

@@ -249,7 +249,16 @@ SLURM = {
     ({**SLURM, "SLURM_NTASKS": "1"}, False),
     ({**SLURM, "SLURM_NTASKS": "4"}, True),
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, False),  # not under srun
-    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
+    ({**SLURM, "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, False),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, False),
+    (
+      {
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_MCA_orte_hnp_uri": "x",
+      },
+      True,
+    ),
     ({"TPU_WORKER_HOSTNAMES": "a"}, False),
     ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, True),
     ({"MEGASCALE_NUM_SLICES": "2", "TPU_WORKER_HOSTNAMES": "a"}, True),

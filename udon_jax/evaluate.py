@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from absl import flags
 from etils import epath
+import jax
 
 from udon_jax import (
   cli,
@@ -28,6 +29,7 @@ from udon_jax import (
   zoo,
 )
 from udon_jax.data import layout
+from udon_jax.logs import environment
 from udon_jax.models import architecture
 from udon_jax.retrieval import blocks, table
 
@@ -125,6 +127,15 @@ def main(_: Sequence[str]) -> None:
   subject = _subject()
   if subject != "descriptors":
     processes.join(_JOIN())
+    processes.check_agreement(
+      {
+        **{f"--{flag.name}": flag.value for flag in _SUBJECTS[subject]},
+        "--splits": _SPLITS.value,
+        "--output": _OUTPUT.value,
+        "jax": jax.__version__,
+        "the code of udon_jax": environment.code_digest(),
+      }
+    )
   results, output, shown = {
     "workdir": _test_workdir,
     "pretrained": _test_pretrained,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import secrets
 import sys
 from typing import Any
 
@@ -66,7 +67,8 @@ def make_folder(folder: epath.PathLike, *, key: str) -> epath.Path:
   path = epath.Path(folder)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    probe = path / f".writable.{os.getpid()}"
+    # Processes of other machines, which may have the same number, do so too.
+    probe = path / f".writable.{secrets.token_hex(8)}"
     probe.write_text("")
     probe.unlink()
   except OSError as error:

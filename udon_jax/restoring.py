@@ -93,5 +93,6 @@ def _anywhere(
   config.grad_accum_steps = config.loss.relation_blocks = 1
   config.batch_size = config.eval.batch_size = jax.device_count()
   config.profile_steps = ()
+  config.model.attention = None
   config.wandb.project = None
   return config.lock()

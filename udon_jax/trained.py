@@ -168,6 +168,7 @@ def load(
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
     checks.check(config)
+    config.model.attention = None  # these devices may have another kernel
     if batch_size is not None:
       config.eval.batch_size = batch_size
     mesh = build.eval_mesh(config, key=batch_size_key)

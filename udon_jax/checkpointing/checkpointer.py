@@ -78,10 +78,11 @@ class Checkpointer:
     self._folder = self._workdir / FOLDER
     damaged = damage.find_unreadable_metrics(self._folder, _METRICS, key=best)
     all_damaged = len(damaged) == len(damage.find_steps(self._folder))
-    for step, error in damaged:
-      if read_only or all_damaged:
-        raise error
-      if processes.is_main():
+    if damaged and (read_only or all_damaged):
+      raise damaged[0][1]
+    processes.wait_for_all("metrics")  # all have seen the same
+    if processes.is_main():
+      for step, error in damaged:
         logger.warning("%s", error)
         damage.put_aside(self._folder / str(step), self._workdir)
     processes.wait_for_all("checkpoints")

@@ -17,14 +17,17 @@ from absl import flags
 import jax
 
 from udon_jax import errors
+from udon_jax.processes.together import wait_for_all
 
 logger = logging.getLogger("udon_jax")
 
 # Where JAX finds how many tasks a launcher has started, each in its own way.
 _LAUNCHERS = {
   "SLURM_NTASKS": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"),
-  "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK",),
+  "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "OMPI_MCA_orte_hnp_uri"),
 }
+# A shell within an allocation of SLURM has its variables, and is one task.
+_STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 _TPU_DEVICES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
@@ -113,6 +116,8 @@ def join(request: Request, environ: Mapping[str, str] = os.environ) -> None:
     ) from error
   if jax.process_index():
     _speak_less()
+  # Connections between devices are made now, not when some wait for others.
+  wait_for_all("joined")
 
 
 def _knock(request: Request) -> None:
@@ -222,6 +227,8 @@ def find_cluster(environ: Mapping[str, str]) -> str | None:
   """Returns what has started several processes that JAX can find, if any."""
   for size, others in _LAUNCHERS.items():
     if all(key in environ for key in (size, *others)):
+      if size == "SLURM_NTASKS" and environ.get(_STEP_TASKS) == "1":
+        return None
       return size if int(environ[size]) > 1 else None
   if "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
     return "TPU_WORKER_HOSTNAMES"
