@@ -132,15 +132,17 @@ tpu_script() {
   require source
   [[ "${FLAGS[source]}" == *.tar.gz || -n "${FLAGS[ref]}" ]] ||
     die "--ref is missing: a commit, tag or branch of --source=${FLAGS[source]}"
-  require_args gs://BUCKET/runs/b16
-  require_shared
+  [[ "$ACTION" == install ]] || {
+    require_args gs://BUCKET/runs/b16
+    require_shared
+  }
   STARTUP="$(mktemp)"
   trap 'rm -f "$STARTUP"' EXIT
   {
     echo '#!/usr/bin/env bash'
     printf 'UDON_%s=%q\n' SOURCE "${FLAGS[source]}" REF "${FLAGS[ref]}" \
       DATA "${FLAGS[data]}"
-    printf 'UDON_ARGS=(%s)\n' "$(quoted "${ARGS[@]}")"
+    printf 'UDON_ARGS=(%s)\n' "${ARGS[*]:+$(quoted "${ARGS[@]}")}"
     tail -n +2 "$LAUNCH_DIR/tpu_startup.sh"
   } >"$STARTUP"
   if $DRY_RUN; then

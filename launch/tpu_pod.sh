@@ -9,6 +9,7 @@
 #
 # Actions; each may be repeated:
 #   create  makes the TPU, unless it is there
+#   install brings code and data to all workers, as `run` does if it must
 #   run     starts the run on all workers, unless it runs; a lost connection
 #           does not end it, a failed process starts again
 #   status  the last line of every worker's log
@@ -20,9 +21,9 @@
 #   --accelerator_type=T --runtime_version=V   of create
 #   --spot                            of create: cheaper, may be taken away
 #   --service_account=S               of create: who reads and writes buckets
-#   --source=URL --ref=COMMIT         of run: a git repository ...
+#   --source=URL --ref=COMMIT         of install, run: a git repository ...
 #   --source=gs://.../udon_jax.tar.gz ... or a `git archive` in a bucket
-#   --data=gs://...                   of run: copied to /opt/udon_jax/data
+#   --data=gs://...                   of install, run: copied to /opt/udon_jax/data
 #   --worker=I                        of logs (default 0)
 #   --internal_ip                     ssh through the VPC
 #   --dry_run                         prints the commands alone
@@ -34,7 +35,7 @@ declare -A FLAGS=([name]="" [zone]="" [project]="" [accelerator_type]=""
   [runtime_version]="" [spot]=false [service_account]="" [source]="" [ref]=""
   [data]="" [worker]=0 [internal_ip]=false)
 parse "$@"
-action create run status logs stop delete
+action create install run status logs stop delete
 tpu_flags
 TPU=(gcloud compute tpus tpu-vm)
 NAME="${FLAGS[name]}"
@@ -61,11 +62,16 @@ case "$ACTION" in
       options+=(--service-account="${FLAGS[service_account]}")
     do_it "${TPU[@]}" create "$NAME" "${PLACE[@]}" "${options[@]}"
     ;;
-  run)
+  install | run)
     tpu_script
     do_it "${TPU[@]}" scp "$STARTUP" "$NAME:udon_jax_start.sh" "${SSH[@]}" \
       --worker=all
-    on_workers all "sudo setsid --fork bash udon_jax_start.sh </dev/null >/dev/null 2>&1; sleep 2; sudo tail -n 1 /opt/udon_jax/log"
+    if [[ "$ACTION" == install ]]; then
+      on_workers all "sudo bash udon_jax_start.sh install"
+    else
+      # In a session of its own: it outlives the connection.
+      on_workers all "sudo setsid --fork bash udon_jax_start.sh </dev/null >/dev/null 2>&1; sleep 2; sudo tail -n 1 /opt/udon_jax/log"
+    fi
     ;;
   status) on_workers all "sudo tail -n 1 /opt/udon_jax/log" ;;
   logs) on_workers "${FLAGS[worker]}" "sudo tail -n 100 -F /opt/udon_jax/log" ;;

@@ -9,8 +9,9 @@
 #
 # Actions; each may be repeated:
 #   create  puts the request in the queue, unless it is there
-#   watch   create; asks again whenever the TPUs were taken away; when
-#           results.json is in the workdir, deletes them
+#   watch   create; asks again whenever the TPUs were taken away; deletes them
+#           when results.json is in the workdir; when the run has ended with 2
+#           or 3, ends with that and leaves them for a look
 #   status  the state of the request
 #   delete  deletes request and TPUs, and ends their costs
 # Logs, stop and run by hand: tpu_pod.sh with the same --name and --zone.
@@ -61,8 +62,15 @@ create() {
 # --force deletes the TPU with the request.
 delete() { do_it "${QUEUE[@]}" delete "$NAME" "${PLACE[@]}" --force --quiet; }
 
+# Prints the exit code of a run that has ended for good.
+ended() {
+  timeout 60 gcloud compute tpus tpu-vm ssh "$NAME" "${PLACE[@]}" --worker=0 \
+    --command="sudo cat /opt/udon_jax/ended" </dev/null 2>/dev/null |
+    sed -n 's/.* //p' || true
+}
+
 watch() {
-  local arg workdir="" now seen=0
+  local arg workdir="" now code seen=0
   for arg in "${ARGS[@]}"; do
     [[ "$arg" != --workdir=* ]] || workdir="${arg#--workdir=}"
   done
@@ -81,8 +89,16 @@ watch() {
     fi
     echo "$(date -u +%FT%TZ) $NAME: ${now:-not in the queue}"
     case "$now" in
-      SUSPENDED | FAILED) delete && create ;;
-      "") ((seen > 0)) || create ;;
+      # What fails now, for want of quota perhaps, is tried again.
+      SUSPENDED | FAILED) delete && create || true ;;
+      "") ((seen > 0)) || create || true ;;
+      ACTIVE)
+        code="$(ended)"
+        if [[ "$code" == [23] ]]; then
+          echo "error: the run ended with $code; the TPUs stand and cost: see tpu_pod.sh logs, then delete" >&2
+          exit "$code"
+        fi
+        ;;
     esac
     sleep "${FLAGS[poll_seconds]}"
   done

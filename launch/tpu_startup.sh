@@ -2,7 +2,7 @@
 # Runs on every TPU VM: installs what is missing, then trains until it is done.
 #
 # tpu_pod.sh and tpu_queued.sh put a header of settings before this text; it is
-# not called by hand. It may be started any number of times, at boots too: a
+# not called by hand. With the argument `install` it only installs. It may be started any number of times, at boots too: a
 # second one beside a running one ends at once, what is installed stays, and
 # the run goes on from its last checkpoint.
 #
@@ -68,7 +68,7 @@ get_data() {
 child="" stopping=false
 stop() {
   stopping=true
-  [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null || true
+  [[ -z "$child" ]] || kill -TERM -- "-$child" 2>/dev/null || true
 }
 
 # Runs a command in the background so that SIGTERM reaches us; sets CODE.
@@ -85,22 +85,40 @@ attend() {
   child=""
 }
 
-prepare() { install && get_data; }
+# In a shell of its own, where `set -e` holds.
+prepare() {
+  attend bash -c "$(declare -f say make_venv fetch install get_data)
+    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
+    set -euo pipefail; install; get_data"
+}
+
 train() {
   cd "$SRC"
   exec "$VENV/bin/python" -m udon_jax.main "${UDON_ARGS[@]}"
 }
 
 mkdir -p "$UDON_HOME"
-exec >>"$UDON_HOME/log" 2>&1 </dev/null
-exec {lock}>"$UDON_HOME/lock"
+if [[ "${1:-}" == install ]]; then
+  # Seen by who asked for it as well: git and pip may have much to say.
+  exec > >(exec tee -a "$UDON_HOME/log") 2>&1
+else
+  exec >>"$UDON_HOME/log" 2>&1
+fi
+exec </dev/null {lock}>"$UDON_HOME/lock"
 if ! flock --nonblock "$lock"; then
   say "is running already"
   exit 0
 fi
 echo "$$" >"$UDON_HOME/pid"
 trap stop TERM INT
+set -m # what it starts leads groups of its own, which end as a whole
 trap 'rm -f "$UDON_HOME/pid"' EXIT
+
+if [[ "${1:-}" == install ]]; then
+  prepare
+  say "installing ended with exit code $CODE"
+  exit "$CODE"
+fi
 
 # What ended for good stays so until it is told to run something else.
 job="$(printf '%q ' "$UDON_SOURCE" "$UDON_REF" "${UDON_ARGS[@]}" | sha256sum)"
@@ -113,10 +131,7 @@ fi
 failures=0 pause="$FIRST_PAUSE"
 while :; do
   started=$SECONDS
-  # In a subshell of its own, where `set -e` holds.
-  attend bash -c "$(declare -f say make_venv fetch install get_data prepare)
-    $(declare -p UDON_HOME UDON_SOURCE UDON_REF UDON_DATA SRC VENV)
-    set -euo pipefail; install; get_data"
+  prepare
   if ((CODE == 0)) && ! $stopping; then
     say "running: ${UDON_ARGS[*]}"
     attend train

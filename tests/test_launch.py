@@ -86,6 +86,10 @@ PRINTED = {
     r"#   UDON_ARGS=(--config=configs/uned_vitb16.py "
     r"--workdir=gs://bucket/runs/b\ 16)",
   ),
+  ("tpu_pod.sh", "install", *TPU, *SOURCE): (
+    "#   UDON_ARGS=()",
+    r"--command=sudo\ bash\ udon_jax_start.sh\ install",
+  ),
   ("tpu_pod.sh", "stop", *TPU): ("--worker=all", r"kill\ -TERM"),
   ("tpu_pod.sh", "delete", *TPU, "--project=p"): (
     "tpu-vm delete udon --zone=z --project=p --quiet",
@@ -408,6 +412,121 @@ def test_a_vm_is_killed_and_goes_on(tmp_path):
   assert first.wait(30) == 143
   (tmp_path / "home/venv/bin/end").touch()
   assert start_up(tmp_path, OBEDIENT, "--x=0").wait(30) == 0
+
+
+# Installs by waiting, for a TPU VM that has nothing yet.
+GIT = """#!/usr/bin/env bash
+[[ -e "{home}/broken" ]] && rm "{home}/broken" && exit 7
+[[ "$1" == clone ]] || exit 0
+echo "$$" >"{home}/cloning"
+exec sleep 60
+"""
+
+
+def start_up_bare(tmp_path, *args):
+  """Starts on a VM whose `git clone` hangs, without a source."""
+  (tmp_path / "home").mkdir(exist_ok=True)
+  (tmp_path / "git").write_text(GIT.format(home=tmp_path / "home"))
+  (tmp_path / "git").chmod(0o755)
+  (tmp_path / "start.sh").write_text(
+    "UDON_SOURCE=https://x\nUDON_REF=abc\nUDON_DATA=''\nUDON_ARGS=(--x=1)\n"
+    + (LAUNCH / "tpu_startup.sh").read_text()
+  )
+  return subprocess.Popen(
+    ["bash", tmp_path / "start.sh", *args],
+    env={
+      **os.environ,
+      "PATH": f"{tmp_path}:{os.environ['PATH']}",
+      "UDON_HOME": str(tmp_path / "home"),
+      "UDON_FIRST_PAUSE": "0",
+    },
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def is_running(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  return True
+
+
+def test_stopping_ends_an_installation_as_a_whole(tmp_path):
+  (tmp_path / "home").mkdir()
+  (tmp_path / "home/broken").touch()  # the first attempt fails
+  started = start_up_bare(tmp_path)
+  mark = tmp_path / "home/cloning"
+  deadline = time.monotonic() + 20
+  while not (mark.exists() and mark.read_text()):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  started.terminate()
+  assert started.wait(30) == 143
+  assert (
+    "preparing ended with exit code 7" in (tmp_path / "home/log").read_text()
+  )
+  while is_running(int(mark.read_text())):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  assert not (tmp_path / "home/installed").exists()
+
+
+def test_installing_alone_shows_what_goes_wrong(tmp_path):
+  (tmp_path / "home").mkdir()
+  (tmp_path / "home/broken").touch()
+  output, _ = (started := start_up_bare(tmp_path, "install")).communicate(
+    timeout=30
+  )
+  assert started.returncode == 7
+  assert "installing https://x abc" in output
+  assert "installing ended with exit code 7" in output
+
+
+# Google's queue: a file holds the state of the request.
+
+GCLOUD = """#!/usr/bin/env bash
+cd "{place}"
+echo "$*" >>asked
+case "$*" in
+  *"queued-resources describe"*) cat state 2>/dev/null ;;
+  *"queued-resources delete"*) rm state ;;
+  *"queued-resources create"*)
+    if [[ -e no_quota ]]; then rm no_quota && exit 1; fi
+    echo ACTIVE >state && touch results ;;
+  *"storage ls"*) [[ -e results ]] ;;
+  *"tpu-vm ssh"*) cat ended 2>/dev/null ;;
+esac
+"""
+
+
+def watch(tmp_path):
+  (tmp_path / "gcloud").write_text(GCLOUD.format(place=tmp_path))
+  (tmp_path / "gcloud").chmod(0o755)
+  flags = ["watch", *TPU, *KIND, *SOURCE, "--poll_seconds=1", *RUN]
+  path = f"{tmp_path}:{os.environ['PATH']}"
+  done = launch("tpu_queued.sh", *flags, PATH=path)
+  asked = (tmp_path / "asked").read_text()
+  return done, re.findall("queued-resources (create|delete)", asked)
+
+
+def test_the_queue_is_asked_again_until_the_run_is_done(tmp_path):
+  (tmp_path / "state").write_text("SUSPENDED")
+  (tmp_path / "no_quota").touch()
+  done, asked = watch(tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert asked == ["delete", "create", "create", "delete"]
+  assert "done: gs://bucket/runs/b 16/results.json" in done.stdout
+
+
+def test_watching_ends_as_a_run_that_would_fail_again(tmp_path):
+  (tmp_path / "state").write_text("ACTIVE")
+  (tmp_path / "ended").write_text("0123abc 3\n")
+  done, asked = watch(tmp_path)
+  assert done.returncode == 3
+  assert len(done.stderr.splitlines()) == 1
+  assert not asked  # left for a look
 
 
 # SLURM, whose `srun` is played by a script.
