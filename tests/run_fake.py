@@ -23,6 +23,7 @@ _STEPS = flags.DEFINE_integer("steps", 30, "Of the run.")
 _COPY = flags.DEFINE_string(
   "copy", None, "Saves the newest checkpoint in another folder, and ends."
 )
+_SAVE_EVERY = flags.DEFINE_integer("save_every", 3, "Steps.")
 _FAIL_AT = flags.DEFINE_integer("fail_at", 0, "Batch that cannot be read.")
 
 
@@ -104,7 +105,7 @@ def main(workdir, pause):
     num_train_steps=_STEPS.value,
     log_every=4,
     eval_every=10,
-    checkpoint_every=3,
+    checkpoint_every=_SAVE_EVERY.value,
     eval__embeddings=("student",),
     mesh__data=data,
     mesh__fsdp=fsdp,

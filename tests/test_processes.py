@@ -133,12 +133,16 @@ def test_a_sigterm_to_one_stops_all_at_the_same_step(both, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_one_ends_all(tmp_path):
-  """Soon, and with the code that tells not to try again, where it is known."""
+  """Soon, and with the code that tells not to try again, where it is known.
+
+  Steps that no checkpoint has are not saved: the others would not come to it.
+  """
   with several.started(
-    tmp_path, 2, devices=1, own={1: ["--fail_at=2"]}
+    tmp_path, 2, "--save_every=100", devices=1, own={1: ["--fail_at=2"]}
   ) as started:
     codes = started.wait(60)
     assert codes[1] == 2
+    assert not list((tmp_path / "checkpoints").iterdir())
     assert "error: a batch cannot be read" in started.said(1)
     assert codes[0] not in (0, 1)
 

@@ -6,6 +6,7 @@ Shape legend: n images of a split, d embedding dim.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Real
 import numpy as np
 
-from udon_jax import errors, partitioning, structs
+from udon_jax import errors, partitioning, processes, structs
 from udon_jax.retrieval import protocol
 
 EMBEDDINGS = ("student", "teacher", "backbone")
@@ -28,6 +29,29 @@ def check_embeddings(
       raise errors.UserError(
         f"{key}: {name!r} is unknown; known: {', '.join(EMBEDDINGS)}"
       )
+
+
+def check_tasks(tasks: Sequence[structs.RetrievalTask]) -> None:
+  """Raises a UserError unless the tasks can be, and are those of all processes.
+
+  It is cheap beside the hours that embedding takes.
+  """
+  protocol.check_positives(tasks)
+  if not processes.is_alone():
+    processes.check_agreement(
+      {
+        f"{split.domain}/{split.name}": _describe(split)
+        for task in tasks
+        for split in (task.query, task.index)
+      }
+    )
+
+
+def _describe(split: structs.ImageSplit) -> str:
+  """Returns how many images a split has, and a hash of names and classes."""
+  digest = hashlib.sha256("\0".join(split.keys).encode())
+  digest.update(np.ascontiguousarray(split.labels, np.int64).tobytes())
+  return f"{len(split.labels)} images ({digest.hexdigest()[:12]})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +92,7 @@ class Evaluator:
       per_query: whether results carry each query's neighbours.
     """
     check_embeddings(names)
-    protocol.check_positives(tasks)  # before the hours that embedding takes
+    check_tasks(tasks)
     splits = {
       (split.domain, split.name): split
       for task in tasks

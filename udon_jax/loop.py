@@ -12,6 +12,7 @@ from udon_jax import (
   errors,
   evaluator,
   partitioning,
+  processes,
   reporting,
   resuming,
   stopping,
@@ -98,7 +99,7 @@ class Loop:
           host_batch = next(iters[domain])
       except errors.UserError:
         # Others would not come to save: only who is alone can.
-        if saved < step - 1 and jax.process_count() == 1:
+        if saved < step - 1 and processes.is_alone():
           logger.info("the data fails; saving step %d", step - 1)
           self._save(state, step - 1, checkpointer=checkpointer, metrics=None)
         raise

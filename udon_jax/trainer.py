@@ -14,6 +14,7 @@ from udon_jax import (
   checkpointing,
   disk,
   errors,
+  evaluator,
   loop,
   partitioning,
   processes,
@@ -26,7 +27,7 @@ from udon_jax import (
 )
 from udon_jax import run as runs
 from udon_jax.logs import environment, overview, profiling
-from udon_jax.retrieval import protocol, table
+from udon_jax.retrieval import table
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def train(
         logger.info("the run is done; nothing to do")
         return _report(results)
     else:  # what is wrong with the validation is not found hours later
-      protocol.check_positives(tasks["val"]())
+      evaluator.check_tasks(tasks["val"]())
     results = _train_and_test(
       run,
       state,

@@ -21,6 +21,11 @@ _MESSAGE = 2048
 _PATIENCE = 5.0
 
 
+def is_alone() -> bool:
+  """Whether there are no other processes."""
+  return jax.process_count() == 1
+
+
 def is_main() -> bool:
   """Whether this is the process that writes: process 0."""
   return jax.process_index() == 0
