@@ -44,6 +44,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_benchmarks_start_without_tensorflow():
   names = sorted(p.stem for p in (ROOT / "benchmarks").glob("bench_*.py"))
   names = [name for name in names if name not in OF_DATA]
@@ -74,6 +75,7 @@ def run():
   )
 
 
+@pytest.mark.slow
 def test_baseline_takes_our_steps_in_the_official_form(run):
   domain = run.layout.names.index("met")  # of several blocks
   batch = runs.make_batch(run, domain)

@@ -78,6 +78,8 @@ def test_training_images_are_official(data, sizes, flip):
 class _Pixels(nn.Module):
   """A backbone that gives what it sees, and a one, so that no scale is lost."""
 
+  mesh: None = None  # on which nothing is cut
+
   @nn.compact
   def __call__(self, images, *, train):
     flat = images.reshape(len(images), -1)

@@ -89,6 +89,7 @@ def test_a_phase_of_warm_up_alone_is_the_official_one():
       np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_a_short_warm_up_lacks():
   """Without what came before, b2^w of an even second moment is missing."""
   b2 = 0.5
@@ -102,6 +103,7 @@ def test_what_a_short_warm_up_lacks():
     np.testing.assert_allclose(x, b2**2 * y, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_window_continues_exactly(tmp_path):
   """Saved at step 8, of a window over steps 7 to 10."""
   changes = {"frozen_steps": 10, "optimizer__moment_warmup_steps": 4}

@@ -115,7 +115,7 @@ def test_attention_and_blocks_are_those_of_numpy(tiny):
     )
     block = oracle.take(params["Transformer"]["encoderblock"], 1)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5, width)))
-    module = vit.EncoderBlock(model.backbone.arch, jnp.float64)
+    module = vit.EncoderBlock(model.backbone.arch, jnp.float64, "xla")
     ours, _ = module.apply({"params": block}, x, None)
     expected = [oracle.block(row, in_float64(block)) for row in np.asarray(x)]
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
@@ -256,7 +256,7 @@ def test_the_first_block_drops_nothing_and_the_last_the_full_share(tiny):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
 def test_dropping_keeps_the_mean_of_a_branch(rate):
-  block = vit.EncoderBlock(architecture.parse("vit_mu8"), jnp.float32)
+  block = vit.EncoderBlock(architecture.parse("vit_mu8"), jnp.float32, "xla")
   branch = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)))
 
   def drop(key):

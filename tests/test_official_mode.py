@@ -86,7 +86,7 @@ def set_up(num_devices=1, **changes):
   )
   devices = jax.devices()[:num_devices]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(build, "model", lambda *_: golden)
+    patch.setattr(build, "model", lambda *_, **__: golden)
     patch.setattr(jax, "devices", lambda: devices)
     rows = official.class_rows("teacher")
     return runs.set_up(c.lock(), [Shape(k, len(v)) for k, v in rows.items()])

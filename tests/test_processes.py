@@ -120,6 +120,7 @@ def test_a_lost_process_ends_the_others(both, tmp_path):
   assert_continues(tmp_path, both)
 
 
+@pytest.mark.slow
 def test_a_sigterm_to_one_stops_all_at_the_same_step(both, tmp_path):
   with several.started(tmp_path, 2, devices=2, pause=0.05) as started:
     started.wait_for_step(tmp_path, 3)

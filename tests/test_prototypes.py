@@ -149,8 +149,20 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize(
+  "shape, schedule",
+  [
+    pytest.param(
+      shape,
+      schedule,
+      marks=[]
+      if (shape, schedule) in (("1x1", "constant"), ("2x4", "cosine"))
+      else pytest.mark.slow,
+    )
+    for shape in MESHES
+    for schedule in SCHEDULES
+  ],
+)
 def test_fifty_steps_with_idle_domains_on_any_mesh(shape, schedule):
   assert_steps_are_dense(shape, 50, rate=SCHEDULES[schedule])
 

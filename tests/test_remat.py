@@ -33,6 +33,7 @@ def test_losses_and_work_are_the_same(plain, monkeypatch, remat):
   assert run.count_work() == plain[0].count_work()
 
 
+@pytest.mark.slow
 def test_on_a_mesh_that_cuts_parameters(plain, monkeypatch):
   run = training.set_up(
     fakes.changed(
