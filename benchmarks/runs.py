@@ -1,7 +1,6 @@
 """Real runs without data, for benchmarks of their steps."""
 
-from collections.abc import Iterator, Sequence
-import dataclasses
+from collections.abc import Sequence
 import importlib
 import time
 from typing import Any
@@ -12,20 +11,6 @@ import numpy as np
 
 from udon_jax import domains, partitioning, structs
 from udon_jax import run as runs
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """What a run asks of training data before it reads any."""
-
-  name: str
-  num_classes: int
-  num_examples: int
-  fingerprint: str = ""
-
-  def open(self, position: int) -> Iterator[structs.HostBatch]:
-    """There is nothing to open."""
-    raise NotImplementedError
 
 
 def make_run(
@@ -50,7 +35,7 @@ def make_run(
         group = group[name]
       group[last] = value
   sources = [
-    Source(
+    structs.ToldSource(
       spec.name,
       max(8, round(spec.num_classes / class_divisor)),
       spec.num_examples["train"],

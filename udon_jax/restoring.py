@@ -1,6 +1,6 @@
 """The whole state of a run's checkpoint, on the devices of this machine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 from typing import Any
@@ -39,20 +39,6 @@ class Saved:
   state: train_state.TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-  """What a checkpoint tells of the training data; it opens none."""
-
-  name: str
-  num_classes: int
-  num_examples: int
-  fingerprint: str
-
-  def open(self, position: int) -> Iterator[structs.HostBatch]:
-    """Never called."""
-    raise NotImplementedError
-
-
 def restore(workdir: epath.PathLike, *, step: int | None) -> Saved:
   """Returns the state of a checkpoint, moments and all.
 
@@ -71,7 +57,7 @@ def restore(workdir: epath.PathLike, *, step: int | None) -> Saved:
     config = build.from_json(meta.config)
     checks.check(config)
     run = runs.set_up(
-      _anywhere(config, meta), [_Source(**d) for d in meta.domains]
+      _anywhere(config, meta), [structs.ToldSource(**d) for d in meta.domains]
     )
     state = checkpointer.restore(
       step, run.abstract_state, layout=run.layout, mesh=run.mesh

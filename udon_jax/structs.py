@@ -89,6 +89,20 @@ class TrainSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class ToldSource:
+  """A `TrainSource` of which no more is known than what is told of it."""
+
+  name: str
+  num_classes: int
+  num_examples: int
+  fingerprint: str = ""
+
+  def open(self, position: int) -> Iterator[HostBatch]:
+    """Never called: there are no images."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageSplit:
   """One evaluation split of one domain, in the order of its info file.
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import re
-from typing import NoReturn
 
 import ml_collections
 
-from udon_jax import checks, chips, domains, errors
+from udon_jax import checks, chips, domains, errors, structs
 from udon_jax import run as runs
 from udon_jax.planning import absent, costs
 
@@ -20,20 +19,6 @@ class Counts:
 
   classes: int
   images: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A domain of which nothing but its sizes is known."""
-
-  name: str
-  num_examples: int
-  num_classes: int
-  fingerprint: str = ""
-
-  def open(self, position: int) -> NoReturn:
-    """There is no data."""
-    raise NotImplementedError(f"a plan has no batch {position}")
 
 
 def parse_mesh(text: str | None) -> tuple[int, int]:
@@ -88,7 +73,7 @@ def parse_classes(texts: Sequence[str]) -> dict[str, Counts]:
 
 def sources(
   config: ml_collections.ConfigDict, given: Mapping[str, Counts]
-) -> list[Source]:
+) -> list[structs.ToldSource]:
   """Returns the domains of a config, with what is known of them.
 
   Args:
@@ -110,7 +95,7 @@ def sources(
 
 def _source(
   config: ml_collections.ConfigDict, name: str, given: Counts | None
-) -> Source:
+) -> structs.ToldSource:
   """Returns one domain."""
   known = domains.UNED.get(name)
   if given is None and known is None:
@@ -129,12 +114,12 @@ def _source(
       )
   classes = given.classes if given else known.num_classes  # type: ignore
   # Where no epoch is counted, the images decide no shape of the program.
-  return Source(name, images or classes, classes)
+  return structs.ToldSource(name, classes, images or classes)
 
 
 def plan(
   config: ml_collections.ConfigDict,
-  given: Sequence[Source],
+  given: Sequence[structs.ToldSource],
   *,
   chip: str,
   data: int,

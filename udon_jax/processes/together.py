@@ -33,7 +33,7 @@ def is_main() -> bool:
 
 def wait_for_all(name: str) -> None:
   """Returns when all processes have come to the same place."""
-  if jax.process_count() > 1:
+  if not is_alone():
     multihost_utils.sync_global_devices(name)
 
 
@@ -49,7 +49,7 @@ def main_first(name: str) -> Iterator[None]:
 
 def decided_by_main(decide: Callable[[], str]) -> str:
   """Returns a short text that process 0 finds, on all processes."""
-  if jax.process_count() == 1:
+  if is_alone():
     return decide()
   own = _to_bytes(decide() if is_main() else "")
   return _to_text(multihost_utils.broadcast_one_to_all(own))
@@ -62,7 +62,7 @@ def check_shared(folder: epath.Path, *, name: str) -> None:
     folder: that exists.
     name: what the user knows it by.
   """
-  if jax.process_count() == 1:
+  if is_alone():
     return
   token = decided_by_main(lambda: secrets.token_hex(8))
   mark = folder / f".shared.{token}"
@@ -103,8 +103,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
   Args:
     facts: values that JSON can hold, by key.
   """
-  count = jax.process_count()
-  if count == 1:
+  if is_alone():
     return
   own = json.dumps(facts, sort_keys=True, default=str)
   digests = multihost_utils.process_allgather(_digest(own))
