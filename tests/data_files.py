@@ -8,11 +8,24 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
-from udon_jax.data import layout, preparation, stream
+from udon_jax.data import jobs, layout, preparation, preprocess, stream
 
 OPTIONS = stream.Options(
   resize_size=20, crop_size=16, round_pixels=True, num_threads=2
 )
+
+
+def train_image(data, offset, flip, *, resize_size, crop_size, round_pixels):
+  """What the pipeline makes of an upright training image."""
+  image = preprocess.squash(
+    preprocess.decode(data), size=resize_size, round_pixels=round_pixels
+  )
+  return preprocess.augment(image, offset, flip, crop_size=crop_size)
+
+
+def eval_image(data, **options):
+  """What the pipeline makes of an upright evaluation image."""
+  return preprocess.center(preprocess.decode(data), **options)
 
 
 def pixels(seed, *, size=(40, 30), channels=3):
@@ -59,10 +72,11 @@ def add_split(root, domain, split, num_images, *, num_classes=3):
 
 def prepare(root, **overrides):
   """Prepares a data directory; returns its layout."""
-  place = layout.find(root)
-  options = {"num_shards": 3, "num_workers": 2, "seed": 0}
-  options |= {"domain_names": None} | overrides
-  preparation.prepare(place, **options)
+  place = overrides.pop("place", None) or layout.find(root)
+  given = {"domain_names": None, "own": {}} | overrides
+  others = {name: given.pop(name) for name in ("domain_names", "own")}
+  options = {"num_shards": 3, "num_workers": 2, "seed": 0} | given
+  preparation.prepare(place, options=jobs.Options(**options), **others)
   return place
 
 

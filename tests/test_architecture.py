@@ -19,7 +19,15 @@ PACKAGE = "udon_jax"
 # Every room has a level, and imports from its own level or lower ones. Names
 # stand for a module or for all of a folder.
 LEVELS = (
-  {"caches", "errors", "structs", "domains", "default_config", "variants"},
+  {
+    "caches",
+    "errors",
+    "structs",
+    "domains",
+    "own_domains",
+    "default_config",
+    "variants",
+  },
   {
     "chips",
     "compiled",

@@ -10,6 +10,7 @@ from udon_jax import checks, default_config, errors
 ELSEWHERE = {
   "data_dir",
   "info_files_dir",
+  "own_file",
   "pretrained",
   "profile_steps",
   "resume_from",

@@ -7,7 +7,7 @@ import pytest
 
 from tests import data_files, official_data
 from udon_jax import domains, errors
-from udon_jax.data import counts, dataset, layout
+from udon_jax.data import counts, dataset, layout, places
 from udon_jax.data.synthetic import generation
 
 UNED = {
@@ -26,7 +26,7 @@ def log(caplog, monkeypatch):
 
 def check(root, num_examples, num_classes, data_check=None):
   counts.check(
-    layout.find(root),
+    [layout.find(root)],
     num_examples=num_examples,
     num_classes=num_classes,
     data_check=data_check,
@@ -115,8 +115,7 @@ def load(root):
 
 def evaluate(root):
   dataset.load_tasks(
-    layout.find(root),
-    domains=("cars",),
+    places.find(root, domains=("cars",), own={}, info_files=None),
     eval_batch_size=4,
     options=data_files.OPTIONS,
     eval_splits=("test",),

@@ -106,7 +106,7 @@ def test_transparent_parts_of_gifs_are_black_in_animations_too():
 @pytest.mark.parametrize("size", [(40, 30), (30, 41), (24, 24), (500, 17)])
 def test_jpegs_have_the_pixels_of_evaluation(mode, size, tmp_path):
   data = data_files.encode(1, size=size, mode=mode)
-  wanted = preprocess.eval_image(tf.constant(data), **OPTIONS).numpy()
+  wanted = data_files.eval_image(tf.constant(data), **OPTIONS).numpy()
   (tmp_path / "x.jpg").write_bytes(data)
   (batch,) = read([data])
   (fast,) = files.read_folder(

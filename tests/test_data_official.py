@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import data_files, official_data
 from udon_jax import domains, errors
-from udon_jax.data import dataset, examples, layout, preparation, splits
+from udon_jax.data import dataset, examples, layout, splits
 
 SPLITS = {"train": 9, "val": 5, "test": 6, "index": 7, "small_index": 4}
 NAMES = ("met", "cars")
@@ -290,7 +290,7 @@ def test_escaped_files_are_found_as_the_official_converter_finds_them(
   file.parent.mkdir(parents=True)
   file.write_bytes(b"")
   place = layout.find(tmp_path)
-  assert str(preparation.find_image(place.images, path)) == str(file)
+  assert str(place.images / jobs.find_image(place.images, path)) == str(file)
 
 
 def test_prepare_takes_lists_from_elsewhere(tmp_path):
@@ -298,9 +298,7 @@ def test_prepare_takes_lists_from_elsewhere(tmp_path):
   data_files.add_split(root, "cars", "val", 4)
   shutil.move(root / "info_files", tmp_path / "lists")
   place = layout.find(root, info_files=tmp_path / "lists")
-  preparation.prepare(
-    place, domain_names=None, num_shards=1, num_workers=1, seed=0
-  )
+  data_files.prepare(root, place=place)
   files, images = splits.open_eval(place, "cars", "val")
   assert [examples.key(files.read(i)) for i in range(4)] == images.paths
 

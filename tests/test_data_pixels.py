@@ -39,7 +39,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
 def test_evaluation_images_are_official(data, crop_size):
   expected = oracle.official_eval(data, crop_size=crop_size).numpy()
   exact, rounded = (
-    preprocess.eval_image(
+    data_files.eval_image(
       data, crop_size=crop_size, round_pixels=round_pixels
     ).numpy()
     for round_pixels in (False, True)
@@ -61,7 +61,7 @@ def test_training_images_are_official(data, sizes, flip):
     data, top=top, left=left, flip=flip, **sizes
   ).numpy()
   exact, rounded = (
-    preprocess.train_image(
+    data_files.train_image(
       data,
       tf.constant([top, left]),
       tf.constant(flip),
@@ -99,7 +99,7 @@ def test_the_network_sees_official_pixels(data):
     pixel_mean=MEAN,
     pixel_std=STD,
   )
-  images = preprocess.eval_image(data, crop_size=224, round_pixels=False)
+  images = data_files.eval_image(data, crop_size=224, round_pixels=False)
   variables = model.init(
     jax.random.key(0), images[None].numpy(), 0, train=False
   )

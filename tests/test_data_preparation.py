@@ -13,7 +13,6 @@ from udon_jax.data import (
   examples,
   layout,
   metadata,
-  preparation,
   records,
   splits,
 )
@@ -192,13 +191,13 @@ def test_a_folder_without_info_files_is_named(tmp_path):
 def test_an_image_is_looked_for_under_its_own_name_first(tmp_path):
   images = layout.find(tmp_path).images
   images.mkdir()
-  assert preparation.find_image(images, "ü.jpg") is None
+  assert jobs.find_image(images, "ü.jpg") is None
   (images / "#U00fc.jpg").write_bytes(b"")
-  assert preparation.find_image(images, "ü.jpg").name == "#U00fc.jpg"
+  assert jobs.find_image(images, "ü.jpg") == "#U00fc.jpg"
   (images / "#L01f600.jpg").write_bytes(b"")
-  assert preparation.find_image(images, "😀.jpg").name == "#L01f600.jpg"
+  assert jobs.find_image(images, "😀.jpg") == "#L01f600.jpg"
   (images / "ü.jpg").write_bytes(b"")
-  assert preparation.find_image(images, "ü.jpg").name == "ü.jpg"
+  assert jobs.find_image(images, "ü.jpg") == "ü.jpg"
 
 
 def test_the_command_line(root):

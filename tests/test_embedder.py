@@ -17,7 +17,6 @@ from udon_jax import (
   run,
   trained,
 )
-from udon_jax.data import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,7 @@ def test_pixels_are_those_of_the_runs_evaluation(tiny_run, folder):
       model = udon_jax.load(tiny_run)
     assert model.dim == 8
     images = [
-      preprocess.eval_image(x, crop_size=16, round_pixels=round_pixels)
+      data_files.eval_image(x, crop_size=16, round_pixels=round_pixels)
       for x in data
     ]
     padding = [np.zeros_like(images[0])] * (-len(images) % model.batch_size)

@@ -18,6 +18,7 @@ from udon_jax import (
   evaluator,
   losses,
   optim,
+  own_domains,
   partitioning,
   prototypes,
   sampling,
@@ -271,6 +272,28 @@ def abstract_params(
     shapes,
     places["module"],
   )
+
+
+def with_own_file(config: Config) -> Config:
+  """Returns a config whose file of own domains, if any, is part of it.
+
+  Raises:
+    UserError: the file is wrong, or describes a domain that the config does.
+  """
+  if config.own_file is None:
+    return config
+  found = own_domains.read_file(config.own_file, key="config.own_file")
+  config = config.copy_and_resolve_references()
+  for name in found:
+    if name in config.own:
+      raise errors.UserError(
+        f"config.own.{name} is also described in {config.own_file}; leave one"
+        " of the two out"
+      )
+  with config.unlocked():
+    config.own.update(found)
+    config.own_file = None
+  return config
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from udon_jax import (
   evaluator,
   losses,
   optim,
+  own_domains,
   prototypes,
   sampling,
 )
@@ -76,6 +77,9 @@ RULES: dict[str, Rule] = {
   "data.resize_size": _at_least(1),
   "data.crop_size": _at_least(1),
   "data.round_pixels": (lambda x: isinstance(x, bool), "must be True or False"),
+  "data.exif": (lambda x: isinstance(x, bool), "must be True, False or None"),
+  "data.on_bad_example": _known((default_config.RAISE, default_config.SKIP)),
+  "data.max_bad_share": _FRACTION,
   "data.num_threads": _at_least(0),
   "data.prefetch": _at_least(1),
   "model.width": _at_least(1),
@@ -141,6 +145,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if value is not None and not fits(value):
       raise errors.UserError(f"config.{key}={value!r} {words}")
   _check_pixels(config.model)
+  own_domains.parse_all(config.own.to_dict())
   names = tuple(config.domains)
   if not names or len(set(names)) != len(names):
     raise errors.UserError(

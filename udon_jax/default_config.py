@@ -11,6 +11,7 @@ from udon_jax import domains
 
 DEFAULT, OFFICIAL = "default", "official"
 SEMANTICS = (DEFAULT, OFFICIAL)
+RAISE, SKIP = "raise", "skip"
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -34,6 +35,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.data_check = config_dict.placeholder(str)
   # Names of the domains, in the order of their heads.
   c.domains = domains.UNED_NAMES
+  # Domains that are not of UnED, as {name: description}: where the images are
+  # and how they are split; see own_domains.py for the keys.
+  c.own = ml_collections.ConfigDict()
+  # YAML or JSON file of more such descriptions.
+  c.own_file = config_dict.placeholder(str)
   # Images a step, over all devices.
   c.batch_size = 128
   # Length of the run: one of the two. An epoch is (training images of all
@@ -102,6 +108,14 @@ def _data():
   # Whether pixels are rounded to uint8, by at most half a grey level; False
   # keeps them as float32, as the official code does, at 4 times the bytes.
   c.round_pixels = True
+  # Whether images are turned as their EXIF orientation tells; None does, but
+  # with official semantics.
+  c.exif = config_dict.placeholder(bool)
+  # "raise" ends a run at the first training image that is damaged; "skip" trains
+  # on the one after it instead, and names it in the log ...
+  c.on_bad_example = RAISE
+  # ... unless more than this share of a domain's images is bad (one may be).
+  c.max_bad_share = 0.001
   # Threads that decode each domain's images; 0 takes the machine's cores.
   c.num_threads = 0
   # Batches made ahead, for each domain.

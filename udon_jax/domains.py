@@ -4,6 +4,7 @@ Source: "Towards Universal Image Embeddings" (ICCV 2023), table 1, and the
 official implementation: dataset_infos.py.
 """
 
+from collections.abc import Collection
 import dataclasses
 import types
 
@@ -81,6 +82,28 @@ _UNED_TABLE = (
 
 UNED = types.MappingProxyType({spec.name: spec for spec in _UNED_TABLE})
 UNED_NAMES = tuple(UNED)
+
+
+def from_splits(name: str, splits: Collection[str]) -> DomainSpec:
+  """Returns a domain that is not of UnED, its protocols by its splits' names.
+
+  The index of a split is `<split>_index`; of the test, `index` too; where there
+  is none of these, the queries search one another.
+
+  Args:
+    name: of the domain.
+    splits: those that it has.
+  """
+
+  def protocol(query, *others):
+    found = [other for other in others if other in splits]
+    return Protocol(query, found[0] if found else query)
+
+  return DomainSpec(
+    name,
+    val=protocol("val", "val_index"),
+    test=protocol("test", "test_index", "index"),
+  )
 
 
 def get_domain(name: str, *, key: str = "config.domains") -> DomainSpec:

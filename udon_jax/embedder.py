@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import Float
 import numpy as np
 
-from udon_jax import errors, evaluator, trained
+from udon_jax import errors, evaluator, semantics, trained
 from udon_jax.data import files, preprocess
 
 
@@ -27,6 +27,7 @@ class Embedder:
     domain: whose teacher is asked; None unless it is a teacher.
     crop_size: side of the images that the model sees, in pixels.
     round_pixels: whether it sees uint8 pixels, or float32 and not rounded.
+    exif: whether images are turned as their EXIF orientation tells.
     batch_size: images embedded at a time.
     num_threads: threads that read images.
   """
@@ -36,6 +37,7 @@ class Embedder:
   domain: str | None
   crop_size: int
   round_pixels: bool
+  exif: bool
   batch_size: int
   num_threads: int
   _trained: trained.Trained
@@ -122,6 +124,7 @@ class Embedder:
       images,
       crop_size=self.crop_size,
       round_pixels=self.round_pixels,
+      exif=self.exif,
       batch_size=self.batch_size,
       num_threads=self.num_threads,
     )
@@ -182,6 +185,7 @@ def load(
     domain=domain if embedding == "teacher" else None,
     crop_size=config.data.crop_size,
     round_pixels=config.data.round_pixels,
+    exif=semantics.honours_exif(config),
     batch_size=config.eval.batch_size,
     num_threads=num_threads or trained.num_threads(config),
     _trained=found,

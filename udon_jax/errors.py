@@ -8,6 +8,17 @@ class UserError(ValueError):
   """
 
 
+class BadExampleError(UserError):
+  """One example of a data set is damaged or has no usable label.
+
+  Attributes:
+    record: its number among the records of its split; None where only its
+      file knows.
+  """
+
+  record: int | None = None
+
+
 class DiskFullError(UserError):
   """A file of a run cannot be written for lack of space."""
 

@@ -14,10 +14,12 @@ import jax
 from ml_collections import config_flags
 
 from udon_jax import (
+  build,
   checks,
   cli,
   compiled,
   errors,
+  own_domains,
   processes,
   report,
   trained,
@@ -44,13 +46,14 @@ def main(_: Sequence[str]) -> None:
       "--config is missing; for example --config=configs/quickstart.py"
     )
   if _PRINT_CONFIG.value:
-    print(config)  # noqa: T201 (what was asked for)
+    print(build.with_own_file(config))  # noqa: T201 (what was asked for)
     return
   if _WORKDIR.value is None:
     raise errors.UserError(
       "--workdir is missing; for example --workdir=runs/quickstart"
     )
   workdir = os.path.expanduser(_WORKDIR.value)
+  config = build.with_own_file(config)
   checks.check(config)
   processes.join(_JOIN())
   compiled.keep(jax.default_backend())
@@ -62,6 +65,7 @@ def main(_: Sequence[str]) -> None:
       info_files=config.info_files_dir,
       data_check=config.data_check,
       domains=config.domains,
+      own=own_domains.parse_all(config.own.to_dict()),
       batch_size=config.batch_size,
       eval_batch_size=config.eval.batch_size,
       seed=config.seed,

@@ -41,6 +41,15 @@ def is_official(config: Config) -> bool:
   return config.semantics == default_config.OFFICIAL
 
 
+def honours_exif(config: Config) -> bool:
+  """Whether images are turned as their EXIF orientation tells.
+
+  The official code ignores it.
+  """
+  chosen = config.data.exif
+  return not is_official(config) if chosen is None else chosen
+
+
 def _epoch(config: Config, num_examples: Sequence[int]) -> int:
   """Returns the steps of an epoch, as the official code counts them."""
   return max(1, sum(num_examples) // config.batch_size)

@@ -18,14 +18,16 @@ from udon_jax import (
   build,
   checkpointing,
   checks,
+  default_config,
   domains,
   errors,
   evaluator,
+  own_domains,
   partitioning,
   run,
+  semantics,
   structs,
 )
-from udon_jax.data import layout
 from udon_jax.pretrained import official
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Trained:
     """Returns a hash of what decides the embeddings: the model, its weights."""
     config = build.to_json(self.config)
     seen = [config["data"][key] for key in ("crop_size", "round_pixels")]
+    seen.append(semantics.honours_exif(self.config))
     described = [config["model"], *seen]
     digest = hashlib.blake2b(
       json.dumps(described, sort_keys=True).encode(), digest_size=16
@@ -90,7 +93,7 @@ class Trained:
       domains: which of the run's are tested; all if None.
       data_check: "uned" where other counts than UnED's are an error.
     """
-    from udon_jax.data import dataset
+    from udon_jax.data import dataset, places
 
     known = tuple(self.config.domains)
     if foreign := [name for name in domains or () if name not in known]:
@@ -104,12 +107,15 @@ class Trained:
       )
     if data_dir is None and info_files is None:
       info_files = self.config.info_files_dir
-    place = layout.find(
-      data_dir or self.config.data_dir, info_files=info_files, key="--data"
+    found = places.find(
+      data_dir or self.config.data_dir,
+      domains=tuple(domains) if domains else known,
+      own=own_domains.parse_all(build.to_json(self.config)["own"]),
+      info_files=info_files,
+      key="--data",
     )
     return dataset.load_tasks(
-      place,
-      domains=tuple(domains) if domains else known,
+      found,
       eval_batch_size=self.config.eval.batch_size,
       options=reading(self.config),
       eval_splits=splits,
@@ -130,6 +136,12 @@ def reading(config: ml_collections.ConfigDict) -> "stream.Options":
     resize_size=config.data.resize_size,
     crop_size=config.data.crop_size,
     round_pixels=config.data.round_pixels,
+    exif=semantics.honours_exif(config),
+    max_bad_share=(
+      config.data.max_bad_share
+      if config.data.on_bad_example == default_config.SKIP
+      else None
+    ),
     num_threads=num_threads(config),
     prefetch=config.data.prefetch,
     process_index=jax.process_index(),

@@ -29,6 +29,7 @@ _DEFINING: tuple[str, ...] = (
   "data.resize_size",
   "data.crop_size",
   "data.round_pixels",
+  "data.exif",
   "model",
   "loss",
   "sampler",

@@ -92,7 +92,8 @@ def _config(
   config.model.student_dim = 0
   config.model.pixel_mean = tuple(found.pixel_mean)
   config.model.pixel_std = tuple(found.pixel_std)
-  config.data.round_pixels = False  # as where the published numbers are from
+  # As where the published numbers are from.
+  config.data.round_pixels = config.data.exif = False
   size = image_size or found.image_size
   patch = found.architecture.patch_size
   if size < patch or size % patch:

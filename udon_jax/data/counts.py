@@ -1,11 +1,11 @@
 """Whether data has the counts of UnED's table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import logging
 
 from udon_jax import domains as domain_table
 from udon_jax import errors
-from udon_jax.data import layout, splits
+from udon_jax.data import layout
 
 logger = logging.getLogger(__name__)
 
@@ -16,23 +16,8 @@ _CLASSES = "train classes"
 _MAX_SHOWN = 3
 
 
-def of_splits(
-  place: layout.Layout, names: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], int]:
-  """Returns the images of every (domain, split) that UnED's table has.
-
-  Raises:
-    UserError: files are missing or damaged.
-  """
-  return {
-    (domain, split): splits.count(place, domain, split)
-    for domain, split in names
-    if domain in domain_table.UNED
-  }
-
-
 def check(
-  place: layout.Layout,
+  layouts: Sequence[layout.Layout],
   *,
   num_examples: Mapping[tuple[str, str], int],
   num_classes: Mapping[str, int],
@@ -44,7 +29,7 @@ def check(
   Data that differs is told of in one line of the log, unless it is synthetic.
 
   Args:
-    place: where the data lies.
+    layouts: where the data lies.
     num_examples: images of every (domain, split).
     num_classes: training classes of domains.
     data_check: "uned" makes a difference an error; None allows it.
@@ -60,15 +45,16 @@ def check(
   found = _differences(num_examples, num_classes)
   if not found:
     return
+  roots = ", ".join(dict.fromkeys(str(x.root) for x in layouts))
   listed = ", ".join(found[:_MAX_SHOWN])
   if len(found) > _MAX_SHOWN:
     listed += f" and {len(found) - _MAX_SHOWN} more"
   if data_check:
     raise errors.UserError(
-      f"{key}={data_check}: {place.root} differs from UnED's table: {listed};"
+      f"{key}={data_check}: {roots} differs from UnED's table: {listed};"
       " complete the data, or leave the check out"
     )
-  if not (place.root / _SYNTHETIC).exists():
+  if not all((place.root / _SYNTHETIC).exists() for place in layouts):
     logger.warning(
       "data differs from UnED's table: %s; fine for your own data, %s=uned"
       " makes it an error",

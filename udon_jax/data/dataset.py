@@ -1,36 +1,38 @@
 """The data of a run: training sources and retrieval tasks of its domains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import types
 
 from etils import epath
 
 from udon_jax import domains as domain_table
-from udon_jax import errors, structs
+from udon_jax import errors, own_domains, structs
 from udon_jax.data import (
   counts,
   fingerprints,
   info,
-  layout,
   pipeline,
+  places,
   records,
   splits,
+  stores,
   stream,
 )
 
-Domain = str | domain_table.DomainSpec
 TaskBuilder = Callable[[], list[structs.RetrievalTask]]
 
 
 def load(
   data_dir: epath.PathLike | None,
   *,
-  domains: Sequence[Domain],
+  domains: Sequence[places.Domain],
   batch_size: int,
   eval_batch_size: int,
   seed: int,
   options: stream.Options,
+  own: Mapping[str, own_domains.OwnDomain] = types.MappingProxyType({}),
   info_files: epath.PathLike | None = None,
   data_check: str | None = None,
 ) -> tuple[list[pipeline.TrainSource], dict[str, TaskBuilder]]:
@@ -38,11 +40,12 @@ def load(
 
   Args:
     data_dir: folder that holds info_files/ and tfds/, or that tfds/.
-    domains: names of known domains, or descriptions of own ones.
+    domains: their names, or what is known of them.
     batch_size: images of a training batch, over all processes.
     eval_batch_size: images of an evaluation batch, over all processes.
     seed: seed of order and augmentation, not negative.
     options: how to read.
+    own: domains that the user described, by name.
     info_files: folder of the info files, where it lies elsewhere.
     data_check: "uned" where other counts than UnED's are an error.
 
@@ -55,27 +58,28 @@ def load(
     UserError: a folder or file is missing or wrong, or a value is impossible.
   """
   _check_values(seed, options)
-  place = layout.find(
-    data_dir, info_files=info_files, info_files_key="config.info_files_dir"
+  found = places.find(
+    data_dir,
+    domains=domains,
+    own=own,
+    info_files=info_files,
+    info_files_key="config.info_files_dir",
   )
-  specs = _specs(domains)
   tasks = _tasks(
-    place,
-    specs,
+    found,
     eval_batch_size=eval_batch_size,
     options=options,
     eval_splits=domain_table.EVAL_SPLITS,
   )
   sources = [
-    _train_source(place, spec.name, batch_size, seed=seed, options=options)
-    for spec in specs
+    _train_source(place, batch_size, seed=seed, options=options)
+    for place in found
   ]
-  names = _names(specs, domain_table.EVAL_SPLITS)
-  num_examples = counts.of_splits(place, names)
+  num_examples = _count(found, domain_table.EVAL_SPLITS)
   for source in sources:
     num_examples[source.name, domain_table.TRAIN_SPLIT] = source.num_examples
   counts.check(
-    place,
+    [place.layout for place in found],
     num_examples=num_examples,
     num_classes={source.name: source.num_classes for source in sources},
     data_check=data_check,
@@ -85,9 +89,8 @@ def load(
 
 
 def load_tasks(
-  place: layout.Layout,
+  found: Sequence[places.Place],
   *,
-  domains: Sequence[Domain],
   eval_batch_size: int,
   options: stream.Options,
   eval_splits: Sequence[str] = domain_table.EVAL_SPLITS,
@@ -100,8 +103,7 @@ def load_tasks(
   contents when the tasks are built, which happens once.
 
   Args:
-    place: where the data lies.
-    domains: names of known domains, or descriptions of own ones.
+    found: the domains and where their data lies.
     eval_batch_size: images of a batch, over all processes.
     options: how to read.
     eval_splits: "val", "test" or both.
@@ -112,17 +114,15 @@ def load_tasks(
     UserError: a file is missing, `eval_batch_size` is impossible, or counts
       are not those of UnED though they must be.
   """
-  specs = _specs(domains)
   tasks = _tasks(
-    place,
-    specs,
+    found,
     eval_batch_size=eval_batch_size,
     options=options,
     eval_splits=eval_splits,
   )
   counts.check(
-    place,
-    num_examples=counts.of_splits(place, _names(specs, eval_splits)),
+    [place.layout for place in found],
+    num_examples=_count(found, eval_splits),
     num_classes={},
     data_check=data_check,
     key=data_check_key,
@@ -131,8 +131,7 @@ def load_tasks(
 
 
 def _tasks(
-  place: layout.Layout,
-  specs: Sequence[domain_table.DomainSpec],
+  found: Sequence[places.Place],
   *,
   eval_batch_size: int,
   options: stream.Options,
@@ -140,30 +139,30 @@ def _tasks(
 ) -> dict[str, TaskBuilder]:
   """Does what `load_tasks` does, without a look at the counts."""
   pipeline.check_batch_size("config.eval.batch_size", eval_batch_size, options)
-  for domain, split in _names(specs, eval_splits):
-    _check_files(place, domain, split)
+  for place in found:
+    for split in _splits(place, eval_splits):
+      _check_files(place, split)
   image_split = functools.cache(
-    lambda domain, split: open_split(
-      place, domain, split, batch_size=eval_batch_size, options=options
+    lambda place, split: open_split(
+      place, split, batch_size=eval_batch_size, options=options
     )
   )
 
   def build(eval_split):
     return [
       structs.RetrievalTask(
-        spec.name,
-        query=image_split(spec.name, spec.protocol(eval_split).query),
-        index=image_split(spec.name, spec.protocol(eval_split).index),
+        place.name,
+        query=image_split(place, place.spec.protocol(eval_split).query),
+        index=image_split(place, place.spec.protocol(eval_split).index),
       )
-      for spec in specs
+      for place in found
     ]
 
   return {name: functools.partial(build, name) for name in eval_splits}
 
 
 def open_split(
-  place: layout.Layout,
-  domain: str,
+  place: places.Place,
   split: str,
   *,
   batch_size: int,
@@ -175,9 +174,10 @@ def open_split(
     UserError: a file is missing or wrong, or the records are not those of the
       info file.
   """
-  files, images = splits.open_eval(place, domain, split)
+  files, images = splits.open_eval(place.layout, place.name, split)
+  _check_store(files, options, resize_size=None)
   return structs.ImageSplit(
-    domain,
+    place.name,
     split,
     keys=images.paths,
     labels=images.labels,
@@ -187,23 +187,31 @@ def open_split(
   )
 
 
-def _names(
-  specs: Sequence[domain_table.DomainSpec], eval_splits: Sequence[str]
-) -> list[tuple[str, str]]:
-  """Returns (domain, split) of all that some evaluations read, each once."""
-  return [
-    (spec.name, split)
-    for spec in specs
-    for split in dict.fromkeys(
+def _splits(place: places.Place, eval_splits: Sequence[str]) -> list[str]:
+  """Returns the splits that some evaluations of a domain read, each once."""
+  return list(
+    dict.fromkeys(
       split
       for name in eval_splits
-      for split in dataclasses.astuple(spec.protocol(name))
+      for split in dataclasses.astuple(place.spec.protocol(name))
     )
-  ]
+  )
+
+
+def _count(
+  found: Sequence[places.Place], eval_splits: Sequence[str]
+) -> dict[tuple[str, str], int]:
+  """Returns the images of every (domain, split) that UnED's table has."""
+  return {
+    (place.name, split): splits.count(place.layout, place.name, split)
+    for place in found
+    if place.name in domain_table.UNED
+    for split in _splits(place, eval_splits)
+  }
 
 
 def fingerprint(
-  data_dir: epath.PathLike | None, *, domains: Sequence[Domain]
+  data_dir: epath.PathLike | None, *, domains: Sequence[places.Domain]
 ) -> str:
   """Returns a hash of the training data, to compare a run's data on resume.
 
@@ -214,14 +222,10 @@ def fingerprint(
   Raises:
     UserError: a file is missing.
   """
-  place = layout.find(data_dir)
+  found = places.find(data_dir, domains=domains, own={}, info_files=None)
   train = domain_table.TRAIN_SPLIT
   return fingerprints.of_all(
-    place,
-    {
-      spec.name: _check_files(place, spec.name, train)
-      for spec in _specs(domains)
-    },
+    {place.name: (place.layout, _check_files(place, train)) for place in found}
   )
 
 
@@ -247,57 +251,58 @@ def _check_values(seed: int, options: stream.Options) -> None:
     )
 
 
-def _specs(domains: Sequence[Domain]) -> list[domain_table.DomainSpec]:
-  """Looks up the domains that are given by name."""
-  if not domains:
-    raise errors.UserError("config.domains is empty; name at least one domain")
-  specs = [
-    domain_table.get_domain(domain) if isinstance(domain, str) else domain
-    for domain in domains
-  ]
-  names = [spec.name for spec in specs]
-  for name in names:
-    if names.count(name) > 1:
-      raise errors.UserError(
-        f"config.domains names {name!r} twice; name every domain once"
-      )
-  return specs
-
-
-def _check_files(
-  place: layout.Layout, domain: str, split: str
-) -> list[epath.Path]:
+def _check_files(place: places.Place, split: str) -> list[epath.Path]:
   """Returns the record files of a split that also has its info file."""
-  info.require(place.info_file(domain, split))
+  where, domain = place.layout, place.name
+  info.require(where.info_file(domain, split))
   return records.find_files(
-    place.records(domain, split),
+    where.records(domain, split),
     base=records.file_name(domain, split),
-    cure=f"run {place.prepare}",
+    cure=f"run {where.prepare}",
   )
 
 
 def _train_source(
-  place: layout.Layout,
-  domain: str,
+  place: places.Place,
   batch_size: int,
   *,
   seed: int,
   options: stream.Options,
 ) -> pipeline.TrainSource:
   """Returns the training source of one domain."""
-  found = _check_files(place, domain, domain_table.TRAIN_SPLIT)
-  files, num_classes = splits.open_train(place, domain)
+  where, domain = place.layout, place.name
+  found = _check_files(place, domain_table.TRAIN_SPLIT)
+  files, num_classes = splits.open_train(where, domain)
   if not len(files):
     raise errors.UserError(
-      f"{place.records(domain, domain_table.TRAIN_SPLIT)} holds no records;"
-      f" delete it and run {place.prepare}"
+      f"{where.records(domain, domain_table.TRAIN_SPLIT)} holds no records;"
+      f" delete it and run {where.prepare}"
     )
+  _check_store(files, options, resize_size=options.resize_size)
   return pipeline.TrainSource(
     domain,
     num_classes=num_classes,
-    fingerprint=fingerprints.of_domain(place, domain, found),
+    fingerprint=fingerprints.of_domain(where, domain, found),
     files=files,
     batch_size=batch_size,
     seed=seed,
     options=options,
+  )
+
+
+def _check_store(
+  files: records.RecordFiles,
+  options: stream.Options,
+  *,
+  resize_size: int | None,
+) -> None:
+  """Raises unless images are held as the config asks; see `stores.check`."""
+  stores.check(
+    files.store,
+    side=files.side,
+    resize_size=resize_size,
+    crop_size=options.crop_size,
+    round_pixels=options.round_pixels,
+    exif=options.exif,
+    where=files.files[0].parent,
   )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from udon_jax.data import preprocess
+from udon_jax.data import formats, preprocess
 
 # What the training and evaluation streams parse.
 IMAGE_FEATURE = {"image_bytes": tf.io.FixedLenFeature([], tf.string)}
@@ -44,12 +44,15 @@ def image_bytes(data: bytes) -> bytes:
   return b"".join(example.features.feature["image_bytes"].bytes_list.value)
 
 
-def problem(data: bytes, *, with_label: bool) -> str | None:
+def problem(
+  data: bytes, *, with_label: bool, num_bytes: int | None = None
+) -> str | None:
   """Returns what is wrong with a record, if anything.
 
   Args:
     data: the bytes of the record.
     with_label: whether exactly one class id is needed.
+    num_bytes: length of an image of bare pixels; None if it is encoded.
   """
   example = _parse(data)
   if example is None:
@@ -62,7 +65,13 @@ def problem(data: bytes, *, with_label: bool) -> str | None:
   labels = feature["class_id"].int64_list.value
   if with_label and len(labels) != 1:
     return f"{name} has {len(labels)} class ids; training needs one"
-  if not preprocess.is_readable(images[0]):
+  if num_bytes is not None:
+    is_readable = len(images[0]) == num_bytes
+  else:
+    is_readable = preprocess.is_readable(images[0]) or formats.is_readable(
+      images[0]
+    )
+  if not is_readable:
     return f"{name} holds no image that can be decoded"
   return None
 

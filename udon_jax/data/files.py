@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from udon_jax import errors
+from udon_jax.data import exif as orientations
 from udon_jax.data import formats, preprocess
 
 # A path, the bytes of a file, uint8 pixels [h, w, 3], or a PIL image.
@@ -28,10 +29,17 @@ _PATHS_AT_A_TIME = 64
 
 
 class _View(NamedTuple):
-  """What is seen of an image: arguments of `preprocess.center`."""
+  """What is seen of an image."""
 
   crop_size: int
   round_pixels: bool
+  exif: bool
+
+  def center(self, pixels: tf.Tensor) -> tf.Tensor:
+    """Returns the centre of pixels [h, w, 3]."""
+    return preprocess.center(
+      pixels, crop_size=self.crop_size, round_pixels=self.round_pixels
+    )
 
 
 class Failure(NamedTuple):
@@ -62,6 +70,7 @@ def read(
   *,
   crop_size: int,
   round_pixels: bool,
+  exif: bool,
   batch_size: int,
   num_threads: int,
 ) -> Iterator[Batch]:
@@ -71,10 +80,12 @@ def read(
     images: what to read; at most a few per thread and a batch are in memory.
     crop_size: height and width of the result.
     round_pixels: whether pixels are uint8, or float32 and not rounded.
+    exif: whether images are turned as their EXIF orientation tells; arrays
+      have none.
     batch_size: rows of every batch.
     num_threads: threads that read and decode.
   """
-  view = _View(crop_size, round_pixels)
+  view = _View(crop_size, round_pixels, exif)
 
   def load(numbered):
     number, image = numbered
@@ -130,6 +141,8 @@ def _center(image: Image, view: _View) -> Real[np.ndarray, "s s 3"]:
   if hasattr(image, "convert"):
     formats.check_size(*image.size)
     pixels = formats.to_rgb(image)
+    if view.exif:
+      pixels = orientations.turn_array(pixels, orientations.of_image(image))
   else:
     pixels = np.asarray(image)
   if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
@@ -162,6 +175,8 @@ def _center_of_bytes(data: bytes, view: _View) -> Real[np.ndarray, "s s 3"]:
     return _graphs(view)[0](data).numpy()
   except (tf.errors.OpError, UnicodeDecodeError):
     pixels = formats.decode(data)  # or raises, and says why
+    if view.exif:
+      pixels = orientations.turn_array(pixels, orientations.orientation(data))
     return _graphs(view)[1](pixels).numpy()
 
 
@@ -170,11 +185,10 @@ def _graphs(view: _View) -> tuple[Any, Any]:
   """Returns functions that find the centre of encoded and decoded images."""
 
   def encoded(data):
-    pixels = formats.decode_in_graph(data)
-    return preprocess.center(pixels, **view._asdict())
+    return view.center(formats.decode_in_graph(data, exif=view.exif))
 
   def decoded(pixels):
-    return preprocess.center(pixels, **view._asdict())
+    return view.center(pixels)
 
   return (
     tf.function(encoded, input_signature=[tf.TensorSpec([], tf.string)]),
@@ -191,6 +205,7 @@ def read_folder(
   start: int,
   crop_size: int,
   round_pixels: bool,
+  exif: bool,
   batch_size: int,
   num_threads: int,
 ) -> Iterator[Batch]:
@@ -202,11 +217,13 @@ def read_folder(
     start: position of the first file.
     crop_size: height and width of the result.
     round_pixels: whether pixels are uint8, or float32 and not rounded.
+    exif: whether images are turned as their EXIF orientation tells; arrays
+      have none.
     batch_size: rows of every batch.
     num_threads: threads that read and decode.
   """
   folder = os.fspath(folder)
-  view = _View(crop_size, round_pixels)
+  view = _View(crop_size, round_pixels, exif)
   found = _readable(
     _dataset(
       folder,
@@ -270,8 +287,8 @@ def _dataset(
     return tf.ensure_shape(numbers, [None]), tf.ensure_shape(chunk, [None])
 
   def load(number, name):
-    pixels = formats.decode_in_graph(tf.io.read_file(name))
-    return number, preprocess.center(pixels, **view._asdict())
+    pixels = formats.decode_in_graph(tf.io.read_file(name), exif=view.exif)
+    return number, view.center(pixels)
 
   dataset = tf.data.Dataset.range(start, len(paths), _PATHS_AT_A_TIME)
   dataset = dataset.map(read_names).unbatch().map(load, num_threads)

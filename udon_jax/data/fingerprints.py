@@ -35,11 +35,14 @@ def of_domain(
 
 
 def of_all(
-  place: layout.Layout, files: Mapping[str, Sequence[epath.Path]]
+  files: Mapping[str, tuple[layout.Layout, Sequence[epath.Path]]],
 ) -> str:
   """Returns a hash of the training data of some domains; see `of_domain`."""
   return _hash(
-    {domain: of_domain(place, domain, found) for domain, found in files.items()}
+    {
+      domain: of_domain(place, domain, found)
+      for domain, (place, found) in files.items()
+    }
   )
 
 

@@ -31,17 +31,21 @@ class Found:
   fingerprint: str
 
 
-def find(folder: epath.PathLike) -> Found:
+def find(folder: epath.PathLike, *, key: str = "--images") -> Found:
   """Returns the images below a local folder, known by their suffix.
 
   Links are followed; a folder that is reached twice, or from within itself, is
   searched once. A link that leads nowhere counts as an image.
 
+  Args:
+    folder: its path.
+    key: what the user named it with, for messages.
+
   Raises:
     UserError: there is no such folder, or no image in it.
   """
   if not os.path.isdir(folder):
-    raise errors.UserError(f"--images={folder} is no folder; correct the path")
+    raise errors.UserError(f"{key}={folder} is no folder; correct the path")
   paths, total = [], 0
   for path, size, changed in _walk(os.fspath(folder)):
     paths.append(path)
@@ -50,8 +54,7 @@ def find(folder: epath.PathLike) -> Found:
     total += int.from_bytes(digest, "big")  # the same in any order
   if not paths:
     raise errors.UserError(
-      f"--images={folder} holds no image; known are "
-      f"{', '.join(formats.SUFFIXES)}"
+      f"{key}={folder} holds no image; known are {', '.join(formats.SUFFIXES)}"
     )
   paths.sort()
   return Found(

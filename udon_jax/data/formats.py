@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 import tensorflow as tf
 
+from udon_jax.data import exif as orientations
 from udon_jax.data import preprocess
 
 # Pillow's own limit, for all: a small file can unpack to any size.
@@ -78,8 +79,20 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     raise UnreadableError(message) from error
 
 
-def decode_in_graph(data: tf.Tensor) -> tf.Tensor:
+def is_readable(data: bytes) -> bool:
+  """Tells whether `decode` can read an image; decodes all of it."""
+  try:
+    return decode(data).size > 0
+  except UnreadableError:
+    return False
+
+
+def decode_in_graph(data: tf.Tensor, *, exif: bool) -> tf.Tensor:
   """Returns what `decode` does, as a tensor; JPEG and PNG without Python.
+
+  Args:
+    data: the encoded image.
+    exif: whether it is turned as its EXIF orientation tells.
 
   Raises (when it runs):
     tf.errors.OpError: `decode` may know a way, or the reason.
@@ -101,7 +114,10 @@ def decode_in_graph(data: tf.Tensor) -> tf.Tensor:
     ],
     default=lambda: tf.numpy_function(decode, [data], tf.uint8),
   )
-  return tf.ensure_shape(pixels, [None, None, 3])
+  pixels = tf.ensure_shape(pixels, [None, None, 3])
+  if exif:
+    return orientations.turn(pixels, orientations.orientation_in_graph(data))
+  return pixels
 
 
 def _decode_small(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
@@ -110,6 +126,15 @@ def _decode_small(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
   check = tf.debugging.Assert((pixels > 0) & (pixels <= MAX_PIXELS), [pixels])
   with tf.control_dependencies([check]):
     return preprocess.decode(tf.identity(data))
+
+
+def kind(data: bytes) -> str | None:
+  """Returns the format of an encoded image, as Pillow names it, if known."""
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      return image.format
+  except Exception:  # Pillow's readers raise anything
+    return None
 
 
 def check_size(width: int, height: int) -> None:

@@ -146,10 +146,8 @@ def _problem(entry: Any, split: str) -> str | None:
   if not isinstance(entry, dict) or not {"path", "class_id"} <= entry.keys():
     return f'{_short(entry)} is no {{"path": "...", "class_id": 0}}'
   path, class_id = entry["path"], entry["class_id"]
-  if not isinstance(path, str) or not path or not _is_name(path):
-    return f"path {_short(path)} is no file name"
-  if _leaves_root(path):
-    return f"path {_short(path)} leads out of images/; make it relative"
+  if problem := path_problem(path):
+    return problem
   ids = class_id if isinstance(class_id, list) else [class_id]
   if not ids or not all(_is_class_id(value) for value in ids):
     return (
@@ -158,6 +156,15 @@ def _problem(entry: Any, split: str) -> str | None:
     )
   if split == domains.TRAIN_SPLIT and len(ids) > 1:
     return f"a training image has one class, not {len(ids)}"
+  return None
+
+
+def path_problem(path: Any) -> str | None:
+  """Returns what is wrong with the path of an image, if anything."""
+  if not isinstance(path, str) or not path or not _is_name(path):
+    return f"path {_short(path)} is no file name"
+  if _leaves_root(path):
+    return f"path {_short(path)} leads out of images/; make it relative"
   return None
 
 

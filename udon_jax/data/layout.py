@@ -24,20 +24,27 @@ class Layout:
     root: the data directory itself.
     tfds: folder of the records.
     info_files: folder of the info files.
+    image_folder: that of the images, where it lies elsewhere.
   """
 
   root: epath.Path
   tfds: epath.Path
   info_files: epath.Path
+  image_folder: epath.Path | None = None
 
   @property
   def images(self) -> epath.Path:
     """Returns the folder that paths in info files are relative to."""
-    return self.root / "images"
+    return self.image_folder or self.root / "images"
 
   def info_file(self, domain: str, split: str) -> epath.Path:
     """Returns the info file of a split."""
     return info_file(self.info_files, domain, split)
+
+  def lists(self, domain: str) -> list[epath.Path]:
+    """Returns the info files of a domain, by name; none if it has no folder."""
+    folder = self.info_files / domain
+    return sorted(folder.glob("*.json")) if folder.is_dir() else []
 
   def records(self, domain: str, split: str) -> epath.Path:
     """Returns the folder that holds the records of a split."""

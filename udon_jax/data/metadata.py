@@ -10,7 +10,7 @@ import json
 
 from etils import epath
 
-from udon_jax.data import records
+from udon_jax.data import records, stores
 
 FILE_NAME = "metadata.json"
 
@@ -27,6 +27,8 @@ class Metadata:
     info_fingerprint: hash of the info file, see `info.fingerprint`.
     in_order: whether records are known to be in the order of the info file,
       where that matters.
+    store: name of how they hold images, see `stores`.
+    exif: whether images were turned as their EXIF tells; None if unchanged.
   """
 
   num_examples: int
@@ -35,6 +37,8 @@ class Metadata:
   num_bytes: Sequence[int]
   info_fingerprint: str
   in_order: bool = True
+  store: str = stores.ORIGINAL.name
+  exif: bool | None = None
 
 
 def write(folder: epath.Path, metadata: Metadata) -> None:
@@ -53,11 +57,20 @@ def read(folder: epath.Path) -> Metadata | None:
     return None
   numbers = (found.num_examples, found.num_classes, found.num_shards)
   sizes = found.num_bytes if isinstance(found.num_bytes, list) else [None]
-  if type(found.in_order) is not bool:
+  if type(found.in_order) is not bool or found.exif not in (None, True, False):
     return None
   if not all(type(n) is int and n >= 0 for n in (*numbers, *sizes)):
     return None
   return found
+
+
+def store_of(metadata: Metadata | None) -> stores.Store:
+  """Returns how records hold images."""
+  if metadata is None:
+    return stores.ORIGINAL
+  return stores.parse(
+    metadata.store, exif=bool(metadata.exif), key=FILE_NAME + ": store"
+  )
 
 
 def describe(
@@ -75,4 +88,6 @@ def describe(
     num_bytes=[file.stat().length for file in files.files],
     info_fingerprint=info_fingerprint,
     in_order=in_order,
+    store=files.store.name,
+    exif=files.store.exif,
   )

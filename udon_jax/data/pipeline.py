@@ -6,16 +6,19 @@ equals one opened at 0 and advanced k times, bit for bit.
 Shape legend: b images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 import dataclasses
 import functools
+import logging
 
 from jaxtyping import Int
 import numpy as np
 
 from udon_jax import errors, structs
-from udon_jax.data import order, preprocess, records
+from udon_jax.data import order, preprocess, records, storing
 from udon_jax.data import stream as streams
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +54,36 @@ class TrainSource:
   def open(self, position: int) -> Iterator[structs.HostBatch]:
     """Yields this process's rows of batches `position`, `position + 1`, ...
 
+    A bad example is passed over if the options allow it: the record after it
+    takes its place, so that what is read depends on the data alone.
+
     Raises (from the iterator):
-      UserError: an image or label cannot be used, or a file vanished.
+      BadExampleError: an image or label cannot be used.
+      UserError: there are too many of these, or a file vanished.
     """
+    bad = set[int]()
+    while True:
+      try:
+        for batch in self._batches(position, bad):
+          yield batch
+          position += 1
+        return
+      except errors.BadExampleError as error:
+        if self.options.max_bad_share is None:
+          raise
+        self._pass_over(error, bad)
+
+  def _batches(self, position: int, bad: Set[int]) -> Iterator:
+    """Yields batches from a position on; some records are known to be bad."""
     stream = streams.Stream(
       self.files,
-      plan=self._plan,
-      process=functools.partial(
-        preprocess.train_image,
-        resize_size=self.options.resize_size,
-        crop_size=self.options.crop_size,
-        round_pixels=self.options.round_pixels,
-      ),
+      plan=functools.partial(self._plan, bad=bad),
+      process=self._process,
       batch_size=self.batch_size,
       num_images=None,
       with_labels=True,
       options=self.options,
+      num_bytes=self.files.num_bytes,
     )
     for images, labels in stream.open(position):
       wrong = (labels < 0) | (labels >= self.num_classes)
@@ -77,11 +94,41 @@ class TrainSource:
       yield structs.HostBatch(images, labels.astype(np.int32))
       position += 1
 
-  def _plan(self, positions: Int[np.ndarray, "b"]) -> tuple[np.ndarray, ...]:
+  def _process(self, data, offset, flip):
+    """Returns the pixels of a training image, in TensorFlow."""
+    options = self.options
+    image = storing.decode_in_graph(data, self.files, exif=options.exif)
+    if not self.files.side:
+      image = preprocess.squash(
+        image, size=options.resize_size, round_pixels=options.round_pixels
+      )
+    return preprocess.augment(image, offset, flip, crop_size=options.crop_size)
+
+  def _pass_over(self, error: errors.BadExampleError, bad: set[int]) -> None:
+    """Notes a bad example, unless there are too many."""
+    assert error.record is not None and error.record not in bad
+    bad.add(error.record)
+    share = self.options.max_bad_share or 0.0
+    allowed = max(1, int(share * len(self.files)))
+    if len(bad) > allowed or len(bad) == len(self.files):
+      raise errors.UserError(
+        f"{len(bad)} of the {len(self.files)} training examples of"
+        f" {self.name!r} are bad, more than config.data.max_bad_share={share}"
+        f" allows; the last: {error}"
+      )
+    _LOGGER.warning("bad example %d, passed over: %s", len(bad), error)
+
+  def _plan(
+    self, positions: Int[np.ndarray, "b"], *, bad: Set[int]
+  ) -> tuple[np.ndarray, ...]:
     """Returns record numbers and augmentations at positions of the stream."""
     epochs, numbers = order.records_at(
       positions, len(self.files), seed=self.seed, domain=self.name
     )
+    if bad:
+      for i in np.flatnonzero(np.isin(numbers, list(bad))):
+        while int(numbers[i]) in bad:
+          numbers[i] = (numbers[i] + 1) % len(self.files)
     offsets, flips = order.augmentations(
       epochs,
       numbers,
@@ -94,11 +141,13 @@ class TrainSource:
   def _blame_label(self, record: int, label: int) -> None:
     """Raises for a label that is out of range."""
     file, number = self.files.locate(record)
-    raise errors.UserError(
+    error = errors.BadExampleError(
       f"{file}: record {number} of domain {self.name!r} has class_id {label},"
       f" outside 0 .. {self.num_classes - 1}, which its info file allows;"
       " delete the file's folder and prepare the data again"
     )
+    error.record = record
+    raise error
 
 
 def open_eval(
@@ -118,16 +167,24 @@ def open_eval(
     UserError: an image cannot be used, or a file vanished.
   """
   size = options.crop_size
+
+  def process(data):
+    image = storing.decode_in_graph(data, files, exif=options.exif)
+    if files.side:
+      return image
+    return preprocess.center(
+      image, crop_size=size, round_pixels=options.round_pixels
+    )
+
   stream = streams.Stream(
     files,
     plan=lambda positions: (positions,),
-    process=functools.partial(
-      preprocess.eval_image, crop_size=size, round_pixels=options.round_pixels
-    ),
+    process=process,
     batch_size=batch_size,
     num_images=len(files),
     with_labels=False,
     options=options,
+    num_bytes=files.num_bytes,
   )
   kind = preprocess.pixel_type(round_pixels=options.round_pixels)
   nothing = (np.zeros([0, size, size, 3], kind),)

@@ -1,215 +1,135 @@
-"""Which splits need their records made, and from which image files.
+"""Makes the records of all splits that are not done.
 
-The command line is `prepare`; writing one split is `writer`.
+The command line is `prepare`; what is to be done is found by `jobs`, and one
+split is written by `writer`.
 """
 
-import collections
-from collections.abc import Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent import futures
 import logging
+import sys
+import types
 
-from etils import epath
+import numpy as np
+import tqdm
+from tqdm.contrib import logging as tqdm_logging
 
-from udon_jax import domains, errors
-from udon_jax.data import info, layout, metadata, records, splits, writer
+from udon_jax import disk, errors, own_domains
+from udon_jax.data import jobs, layout, stores, writer
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
 _MAX_SHOWN = 20
+# Looked at to tell how much will be written.
+_FILES_LOOKED_AT = 500
+_FILES_RESIZED = 16
+_RECORD_BYTES = 200  # labels, key and framing
 
 
 def prepare(
   place: layout.Layout,
   *,
   domain_names: Sequence[str] | None,
-  num_shards: int | None,
-  num_workers: int,
-  seed: int,
+  options: jobs.Options,
+  own: Mapping[str, own_domains.OwnDomain] = types.MappingProxyType({}),
 ) -> None:
   """Makes the records of all splits that are not done.
 
   Args:
     place: where the data lies.
     domain_names: domains to prepare; None for all that have info files.
-    num_shards: files of a training split; None for a default.
-    num_workers: threads that read and check images.
-    seed: seed of the order of training images in files.
+    options: how.
+    own: domains that the user described, by name; their info files are made
+      first.
 
   Raises:
-    UserError: an info file is wrong, or images are missing or damaged.
+    UserError: a source or info file is wrong, images are missing or damaged,
+      or the disk has no room.
   """
-  jobs = [
-    job
-    for domain, split in _find_splits(place, domain_names)
-    if (job := _job(place, domain, split, num_shards=num_shards))
-  ]
+  if options.store is not None:
+    stores.parse(options.store, exif=options.exif, key="--store")
+  todo = list[tuple[layout.Layout, writer.Job]]()
+  for where, domain, split in jobs.find_splits(place, domain_names, own):
+    job = jobs.make(where, domain, split, options)
+    if job is not None:
+      todo.append((where, job))
   missing = [
-    f"{job.name}: {place.images / path}"
-    for job in jobs
+    f"{job.name}: {job.folder / path}"
+    for _, job in todo
     for path, file in zip(job.images.paths, job.files, strict=True)
     if file is None
   ]
+  folders = ", ".join(sorted({str(job.folder) for _, job in todo}))
   _fail_if_any(
-    missing, "missing", f"add them to {place.images} or drop their entries"
+    missing, "missing", f"add them to {folders} or drop their entries"
   )
-  problems = []
-  for job in jobs:
-    new = writer.write_split(
-      place, job, num_shards=num_shards, num_workers=num_workers, seed=seed
-    )
-    if not new:
-      _LOGGER.info("%s: done, %d images", job.name, len(job.files))
-    problems += new
+  _check_room(place, [job for _, job in todo])
+  problems = _write_all(todo, options)
   _fail_if_any(
     problems, "unusable", "replace them or drop their entries in info_files"
   )
 
 
-def find_image(images: epath.Path, path: str) -> epath.Path | None:
-  """Returns where an image lies, or None if it is missing.
-
-  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
-  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
-  name is tried second.
-  """
-  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
-  for file in (images / path, images / escaped):
-    with contextlib.suppress(OSError):  # a name too long for the disk
-      if file.exists():
-        return file
-  return None
-
-
-def _escape(code: int) -> str:
-  """Returns what unzip writes for a character that it cannot."""
-  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
-
-
-def _find_splits(
-  place: layout.Layout, names: Sequence[str] | None
-) -> list[tuple[str, str]]:
-  """Returns all (domain, split) to prepare."""
-  root = place.info_files
-  known = []
-  if root.is_dir():
-    known = sorted(path.name for path in root.iterdir() if path.is_dir())
-  if not known:
-    raise errors.UserError(
-      f"{root} holds no <domain>/<split>.json; copy the info files of the"
-      " data set there, or write your own"
-    )
-  found = []
-  for name in known if names is None else names:
-    if name not in known:
-      raise errors.UserError(
-        f"--domains: {root / name} is missing; domains with info files:"
-        f" {', '.join(known)}"
+def _write_all(
+  todo: Sequence[tuple[layout.Layout, writer.Job]], options: jobs.Options
+) -> list[str]:
+  """Writes splits with a bar of their images; returns the problems."""
+  problems = []
+  with (
+    tqdm_logging.logging_redirect_tqdm([logging.getLogger("udon_jax")]),
+    tqdm.tqdm(
+      total=sum(len(job.files) for _, job in todo),
+      unit=" images",
+      mininterval=0.5 if sys.stderr.isatty() else 10.0,
+      disable=not todo,
+    ) as bar,
+    futures.ThreadPoolExecutor(options.num_workers) as pool,
+  ):
+    for where, job in todo:
+      bar.set_description(job.name)
+      new = writer.write_split(
+        where,
+        job,
+        num_shards=options.num_shards,
+        pool=pool,
+        num_workers=options.num_workers,
+        seed=options.seed,
+        on_image=bar.update,
       )
-    splits_there = sorted(path.stem for path in (root / name).glob("*.json"))
-    if name in domains.UNED:
-      # The official lists hold splits that nothing reads.
-      wanted = domains.UNED[name].splits
-      splits_there = [split for split in wanted if split in splits_there]
-    if not splits_there:
-      raise errors.UserError(
-        f"{root / name} holds no <split>.json; add train.json, val.json, ..."
-      )
-    found += [(name, split) for split in splits_there]
-  return found
+      if not new:
+        _LOGGER.info("%s: done, %d images", job.name, len(job.files))
+      problems += new
+  return problems
 
 
-def _job(
-  place: layout.Layout, domain: str, split: str, *, num_shards: int | None
-) -> writer.Job | None:
-  """Returns what there is to do for a split; None if it is done."""
-  info_file = place.info_file(domain, split)
-  fingerprint = info.fingerprint(info_file)
-  folder = place.records(domain, split)
-  known = metadata.read(folder)
-  name = f"{domain}/{split}"
-  if known:
-    reason = _why_again(folder, known, domain, split, fingerprint, num_shards)
-    if reason is None:
-      _LOGGER.info("%s: done before, %d images", name, known.num_examples)
-      return None
-    _LOGGER.info("%s: %s; preparing it again", name, reason)
-  images = info.read_info(info_file, split=split)
-  _warn_of_repeats(info_file, images.paths)
-  found = known is None and folder.exists()
-  if found and _adopt(place, domain, split, images, fingerprint):
-    return None
-  files = [find_image(place.images, path) for path in images.paths]
-  return writer.Job(domain, split, images, fingerprint, files)
-
-
-def _warn_of_repeats(file: epath.Path, paths: Sequence[str]) -> None:
-  """Says so where images are listed again; a query would find its own copy."""
-  repeated = [path for path, n in collections.Counter(paths).items() if n > 1]
-  if repeated:
-    _LOGGER.warning(
-      "%s lists %d images more than once, the first is %s",
-      file,
-      len(repeated),
-      repeated[0],
-    )
-
-
-def _why_again(
-  folder: epath.Path,
-  known: metadata.Metadata,
-  domain: str,
-  split: str,
-  fingerprint: str,
-  num_shards: int | None,
-) -> str | None:
-  """Returns why a split that was done is to be done again, if it is."""
-  if known.info_fingerprint != fingerprint:
-    return "its info file changed"
-  if split == domains.TRAIN_SPLIT and num_shards:
-    wanted = min(num_shards, known.num_examples)
-    if known.num_shards != wanted:
-      return f"it has {known.num_shards} shards, not {wanted}"
-  try:
-    files = records.find_files(
-      folder, base=records.file_name(domain, split), cure=""
-    )
-  except errors.UserError:
-    return "record files are missing"
-  if [file.stat().length for file in files] != list(known.num_bytes):
-    return "record files changed"
-  return None
-
-
-def _adopt(
-  place: layout.Layout,
-  domain: str,
-  split: str,
-  images: info.SplitInfo,
-  fingerprint: str,
-) -> bool:
-  """Accepts records that another converter made, if they fit; tells whether."""
-  folder = place.records(domain, split)
-  try:
-    files = splits.open_records(place, domain, split)
-    in_order = splits.agree(
-      place, domain, split, files=files, images=images, trusted=False
-    )
-  except errors.UserError as error:
-    _LOGGER.info(
-      "%s/%s: the records there cannot be used (%s); preparing it again",
-      domain,
-      split,
-      error,
-    )
-    return False
-  description = metadata.describe(
-    files,
-    num_classes=images.num_classes,
-    info_fingerprint=fingerprint,
-    in_order=in_order,
+def _check_room(place: layout.Layout, todo: Sequence[writer.Job]) -> None:
+  """Says how much will be written, and raises if the disk has no room."""
+  if not todo:
+    return
+  num_bytes = sum(_estimate(job) for job in todo)
+  _LOGGER.info(
+    "%s images to write, about %.1f GB, into %s",
+    f"{sum(len(job.files) for job in todo):,}",
+    num_bytes / 1e9,
+    place.tfds,
   )
-  metadata.write(folder, description)
-  _LOGGER.info("%s/%s: found %d records made before", domain, split, len(files))
-  return True
+  folder = place.tfds
+  while not folder.exists() and folder != folder.parent:
+    folder = folder.parent
+  disk.check_space(folder, num_bytes)
+
+
+def _estimate(job: writer.Job) -> int:
+  """Returns about how many bytes the records of a split take."""
+  total = len(job.files)
+  rng = np.random.default_rng(0)
+  if job.store.format is None:
+    some = rng.integers(0, total, min(total, _FILES_LOOKED_AT))
+    sizes = [(job.folder / str(job.files[i])).stat().length for i in some]
+  else:
+    some = rng.integers(0, total, min(total, _FILES_RESIZED))
+    found = [writer.read_image(job, int(i)) for i in some]
+    sizes = [len(data) for data, problem in found if not problem] or [0]
+  return int(total * (np.mean(sizes) + _RECORD_BYTES))
 
 
 def _fail_if_any(problems: list[str], what: str, cure: str) -> None:

@@ -54,35 +54,40 @@ def is_readable(image_bytes: bytes) -> bool:
     return False
 
 
-def train_image(
-  image_bytes: tf.Tensor,
-  offset: tf.Tensor,
-  flip: tf.Tensor,
-  *,
-  resize_size: int,
-  crop_size: int,
-  round_pixels: bool,
-) -> tf.Tensor:
-  """Returns an augmented training image [crop_size, crop_size, 3].
+def squash(image: tf.Tensor, *, size: int, round_pixels: bool) -> tf.Tensor:
+  """Returns an image [size, size, 3] of uint8 pixels; its aspect is not kept.
 
   Args:
-    image_bytes: the encoded image.
-    offset: int32 [2], top and left edge of the crop, in pixels.
-    flip: bool, whether to mirror left and right.
-    resize_size: height and width before the crop; the aspect is not kept.
-    crop_size: height and width of the crop.
+    image: [h, w, 3].
+    size: height and width of the result.
     round_pixels: whether pixels are uint8, or float32 and not rounded.
   """
-  image = tf.image.resize(decode(image_bytes), [resize_size, resize_size])
+  image = tf.image.resize(image, [size, size])
+  return _finish(image, size, round_pixels=round_pixels)
+
+
+def augment(
+  image: tf.Tensor, offset: tf.Tensor, flip: tf.Tensor, *, crop_size: int
+) -> tf.Tensor:
+  """Returns a crop of a resized training image, mirrored or not.
+
+  Args:
+    image: what `squash` returns.
+    offset: int32 [2], top and left edge of the crop, in pixels.
+    flip: bool, whether to mirror left and right.
+    crop_size: height and width of the crop.
+  """
   image = image[
     offset[0] : offset[0] + crop_size, offset[1] : offset[1] + crop_size
   ]
-  image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-  return _finish(image, crop_size, round_pixels=round_pixels)
+  image = tf.cond(
+    flip, lambda: tf.reverse(image, [1]), lambda: tf.identity(image)
+  )
+  return tf.ensure_shape(image, [crop_size, crop_size, 3])
 
 
-def eval_image(
-  image_bytes: tf.Tensor, *, crop_size: int, round_pixels: bool
+def center(
+  image: tf.Tensor, *, crop_size: int, round_pixels: bool
 ) -> tf.Tensor:
   """Returns the centre of an image, [crop_size, crop_size, 3].
 
@@ -90,19 +95,10 @@ def eval_image(
   int(ratio * crop_size); the surplus d is cut off from d // 2 on.
 
   Args:
-    image_bytes: the encoded image.
+    image: uint8 pixels [h, w, 3].
     crop_size: height and width of the result.
     round_pixels: whether pixels are uint8, or float32 and not rounded.
   """
-  return center(
-    decode(image_bytes), crop_size=crop_size, round_pixels=round_pixels
-  )
-
-
-def center(
-  image: tf.Tensor, *, crop_size: int, round_pixels: bool
-) -> tf.Tensor:
-  """Returns what `eval_image` does, of decoded uint8 pixels [h, w, 3]."""
   size = tf.shape(image)[:2]
   smaller = tf.reduce_min(size)
   # The division is in float64, as in the official implementation.

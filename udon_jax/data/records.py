@@ -21,7 +21,7 @@ from jaxtyping import Int
 import numpy as np
 
 from udon_jax import errors
-from udon_jax.data import offsets, storage
+from udon_jax.data import offsets, storage, stores
 
 _FRAMING = offsets.FRAMING_BYTES
 _SHARD = re.compile(r"-(\d{5,})-of-(\d{5,})$")
@@ -98,6 +98,9 @@ class RecordFiles:
   def __init__(self, files: Sequence[epath.PathLike], *, use_kept: bool = True):
     """Loads the offsets of the files.
 
+    Attributes `store` and `side` say how they hold images, and how large, 0
+    if unchanged; see `hold`.
+
     Args:
       files: record files in the order of their shards.
       use_kept: whether offsets that were kept may be used; the files are
@@ -107,6 +110,7 @@ class RecordFiles:
       UserError: a file is missing, cut off, or holds no TFRecords.
     """
     self.files = tuple(epath.Path(file) for file in files)
+    self.store, self.side = stores.ORIGINAL, 0
     load = offsets.load if use_kept else offsets.rebuild
     self._offsets = [load(file) for file in self.files]
     self._states = [_state(file) for file in self.files]
@@ -120,6 +124,15 @@ class RecordFiles:
   def __len__(self) -> int:
     """Returns the number of records."""
     return self._ends[-1]
+
+  def hold(self, store: stores.Store, *, split: str) -> None:
+    """Tells how the records hold the images of a split."""
+    self.store, self.side = store, store.side(split)
+
+  @property
+  def num_bytes(self) -> int | None:
+    """Returns the length of every image; None if they are encoded."""
+    return 3 * self.side**2 if self.store.format == stores.RAW else None
 
   def reorder(self, order: Int[np.ndarray, "n"] | None) -> None:
     """Numbers the records anew: i is then the order[i]-th of the files.
@@ -141,7 +154,8 @@ class RecordFiles:
     found again once.
 
     Raises:
-      UserError: the record is damaged, or its file vanished or changed.
+      BadExampleError: the record is damaged.
+      UserError: its file vanished or changed.
     """
     shard, number = self._locate(record)
     starts = self._offsets[shard]
@@ -154,7 +168,7 @@ class RecordFiles:
     data = framed[offsets.HEADER_BYTES : -offsets.FOOTER_BYTES]
     (crc,) = struct.unpack("<I", framed[-offsets.FOOTER_BYTES :])
     if crc != offsets.masked_crc(data):
-      raise errors.UserError(
+      raise errors.BadExampleError(
         f"{self.files[shard]}: record {number}{_of_image(data)} is damaged:"
         " its bytes do not have the checksum that was written with them; copy"
         " the file again, or delete its folder and prepare the data again"

@@ -23,7 +23,15 @@ def open_train(
   if known:
     return files, known.num_classes
   images = info.read_info(place.info_file(domain, split), split=split)
-  agree(place, domain, split, files=files, images=images, trusted=False)
+  agree(
+    place,
+    domain,
+    split,
+    files=files,
+    images=images,
+    ordered=False,
+    trusted=False,
+  )
   return files, images.num_classes
 
 
@@ -45,7 +53,10 @@ def open_eval(
     split,
     files=files,
     images=images,
-    trusted=known is not None and known.in_order,
+    ordered=True,
+    trusted=known is not None
+    and known.in_order
+    and split != domains.TRAIN_SPLIT,
   )
   return files, images
 
@@ -69,10 +80,12 @@ def open_records(
       f" {place.prepare} --domains={domain}, or restore the info file"
     )
   opened = records.RecordFiles(files)
+  opened.hold(metadata.store_of(known), split=split)
   if known is None or len(opened) == known.num_examples:
     return opened
   # Offsets of another file of the same size, or an edited split.
   opened = records.RecordFiles(files, use_kept=False)
+  opened.hold(metadata.store_of(known), split=split)
   if len(opened) != known.num_examples:
     raise errors.UserError(
       f"{folder} holds {len(opened)} records, but was prepared with"
@@ -101,12 +114,13 @@ def agree(
   *,
   files: records.RecordFiles,
   images: info.SplitInfo,
+  ordered: bool,
   trusted: bool,
 ) -> bool:
-  """Brings the records of an evaluation split into the info file's order.
+  """Brings the records of a split into the order of its info file, if wanted.
 
-  Of a training split, which keeps its own order, only the number of records
-  and the first and the last key are looked at.
+  Otherwise, as for training, which has an order of its own, only the number of
+  records and the first and the last key are looked at.
 
   Args:
     place: where the data lies.
@@ -114,6 +128,7 @@ def agree(
     split: name of the split.
     files: its records.
     images: contents of its info file.
+    ordered: whether the order matters.
     trusted: whether the records are known to be in order; then a few keys are
       looked at, otherwise all of them, once (see `matching`).
 
@@ -134,7 +149,7 @@ def agree(
       f" {place.info_file(domain, split)} lists {len(images.paths)} images;"
       f" {cure}"
     )
-  if split != domains.TRAIN_SPLIT:
+  if ordered:
     order = matching.find_order(
       files, images.paths, trusted=trusted, where=folder, cure=cure
     )

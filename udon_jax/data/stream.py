@@ -33,10 +33,13 @@ class Options:
     resize_size: height and width of a training image before its crop.
     crop_size: height and width of every image that leaves the pipeline.
     round_pixels: whether pixels are uint8, or float32 and not rounded.
+    exif: whether images are turned as their EXIF orientation tells.
     num_threads: threads of each stream, for reading and decoding.
     prefetch: batches kept ready by each stream.
     process_index: number of this process.
     process_count: number of processes that share every batch.
+    max_bad_share: share of a domain's training examples that may be bad, and
+      are then passed over; None lets the first one end the run.
   """
 
   resize_size: int
@@ -46,6 +49,8 @@ class Options:
   prefetch: int = 2
   process_index: int = 0
   process_count: int = 1
+  exif: bool = True
+  max_bad_share: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Stream:
     num_images: positions of the stream; None for an endless one.
     with_labels: whether to yield `class_id` as well.
     options: how to read.
+    num_bytes: of every image where records hold pixels; None if encoded.
   """
 
   files: records.RecordFiles
@@ -69,6 +75,7 @@ class Stream:
   num_images: int | None
   with_labels: bool
   options: Options
+  num_bytes: int | None = None
 
   @property
   def rows(self) -> int:
@@ -131,7 +138,7 @@ class Stream:
       try:
         positions = self._positions(begin, min(begin + chunk, last))
         numbers, *arguments = self.plan(positions)
-        data = [self.files.read(int(number)) for number in numbers]
+        data = [self._read(int(number)) for number in numbers]
       except errors.UserError as error:
         failures.append(error)
         raise
@@ -165,14 +172,27 @@ class Stream:
     settings.threading.max_intra_op_parallelism = 1
     return dataset.prefetch(self.options.prefetch).with_options(settings)
 
+  def _read(self, record: int) -> bytes:
+    """Returns a record; an error says which it is."""
+    try:
+      return self.files.read(record)
+    except errors.BadExampleError as error:
+      error.record = record
+      raise
+
   def _blame(self, batch: int) -> None:
     """Raises for the first record of a batch that cannot be used."""
-    for record in self.records_of(batch):
-      data = self.files.read(int(record))
-      problem = examples.problem(data, with_label=self.with_labels)
+    for record in map(int, self.records_of(batch)):
+      problem = examples.problem(
+        self._read(record),
+        with_label=self.with_labels,
+        num_bytes=self.num_bytes,
+      )
       if problem:
-        file, number = self.files.locate(int(record))
-        raise errors.UserError(
+        file, number = self.files.locate(record)
+        error = errors.BadExampleError(
           f"{file}: record {number} {problem}; delete the file's folder and"
           " prepare the data again"
         )
+        error.record = record
+        raise error

@@ -1,12 +1,13 @@
-"""Writes the records of one split: all of them and then in place, or none."""
+"""Writes the records of one split: all of them and then in place, or none.
+
+What is finished when a writing is killed is kept for the next (see `pieces`).
+"""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-import contextlib
 import dataclasses
-import logging
-import time
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -15,18 +16,21 @@ import tensorflow as tf
 from udon_jax import domains, errors
 from udon_jax.data import (
   examples,
+  formats,
   info,
   layout,
   metadata,
   offsets,
   order,
+  pieces,
   preprocess,
   records,
+  replacing,
+  stores,
+  storing,
 )
 
-_LOGGER = logging.getLogger("udon_jax.data.prepare")
-_PROGRESS_SECONDS = 10.0
-_IMAGES_PER_SHARD = 10_000
+_IMAGES_PER_PIECE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +42,18 @@ class Job:
     split: name of the split.
     images: contents of its info file.
     info_fingerprint: hash of its info file.
-    files: where every image lies; None where it is missing.
+    folder: that of the images.
+    files: every image, relative to it; None where it is missing.
+    store: how records hold images.
   """
 
   domain: str
   split: str
   images: info.SplitInfo
   info_fingerprint: str
-  files: Sequence[epath.Path | None]
+  folder: epath.Path
+  files: Sequence[str | None]
+  store: stores.Store
 
   @property
   def name(self) -> str:
@@ -55,7 +63,33 @@ class Job:
 
 def default_num_shards(num_images: int) -> int:
   """Returns how many shards a training split is cut into by default."""
-  return -(-num_images // _IMAGES_PER_SHARD)
+  return -(-num_images // _IMAGES_PER_PIECE)
+
+
+def read_image(job: Job, number: int) -> tuple[bytes, str | None]:
+  """Returns an image as its record holds it, and what is wrong with it, if so.
+
+  Args:
+    job: which images.
+    number: of the image in the info file.
+  """
+  path = job.files[number]
+  assert path is not None, "missing images are reported before"
+  try:
+    data = (job.folder / path).read_bytes()
+  except OSError as error:
+    return b"", f"cannot be read ({error.strerror})"
+  if not data:
+    return data, "is empty"
+  if job.store.format is None and preprocess.is_readable(data):
+    return data, None
+  try:
+    if job.store.format is None:
+      formats.decode(data)
+      return data, None
+    return storing.encode(data, job.store, split=job.split), None
+  except formats.UnreadableError as error:
+    return b"", f"is damaged, or no image that can be read ({error})"
 
 
 def write_split(
@@ -63,8 +97,10 @@ def write_split(
   job: Job,
   *,
   num_shards: int | None,
+  pool: futures.Executor,
   num_workers: int,
   seed: int,
+  on_image: Callable[[int], Any],
 ) -> list[str]:
   """Writes records, sidecars and metadata of a split.
 
@@ -76,38 +112,34 @@ def write_split(
     place: where the data lies.
     job: what to write.
     num_shards: shards of a training split; None for a default.
-    num_workers: threads that read and check images.
+    pool: threads that read and check images.
+    num_workers: how many these are.
     seed: seed of the shuffle.
+    on_image: called with numbers of images that are done.
 
   Returns:
-    Problems, each naming an image. If there are any, nothing is written.
+    Problems, each naming an image. If there are any, the split is not put in
+    place.
 
   Raises:
     UserError: the place cannot be written.
   """
   folder = place.records(job.domain, job.split)
-  temporary = folder.parent / f".{job.split}.tmp"
   try:
-    temporary.rmtree(missing_ok=True)
-    temporary.mkdir(parents=True)
-    problems = _write_files(
-      temporary,
+    return _write(
+      folder,
       job,
-      num_shards=num_shards,
-      num_workers=num_workers,
-      seed=seed,
+      parts=_parts(job, num_shards=num_shards, seed=seed),
+      pool=pool,
+      window=4 * num_workers,
+      on_image=on_image,
     )
-    if not problems:
-      _replace_folder(temporary, folder)
   except (OSError, tf.errors.OpError) as error:
     raise errors.UserError(
       f"{folder} cannot be written ({_reason(error)}); make room and a folder"
-      " there that you may write to, and run the same command again"
+      " there that you may write to, and run the same command again: it goes on"
+      " from here"
     ) from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.rmtree(missing_ok=True)
-  return problems
 
 
 def _reason(error: Exception) -> str:
@@ -117,101 +149,137 @@ def _reason(error: Exception) -> str:
   return getattr(error, "strerror", None) or str(error)
 
 
-def _replace_folder(source: epath.Path, target: epath.Path) -> None:
-  """Puts a complete folder in the place of another, which may not exist."""
-  old = target.parent / f".{target.name}.old"
-  old.rmtree(missing_ok=True)
-  if target.is_dir():
-    target.rename(old)
-  source.rename(target)
-  old.rmtree(missing_ok=True)
-
-
-def _write_files(
-  folder: epath.Path,
-  job: Job,
-  *,
-  num_shards: int | None,
-  num_workers: int,
-  seed: int,
-) -> list[str]:
-  """Writes all files of a split into a folder; returns the problems."""
+def _parts(
+  job: Job, *, num_shards: int | None, seed: int
+) -> dict[str, np.ndarray]:
+  """Returns the numbers of the images of every piece, by its file."""
   total = len(job.files)
-  numbers = np.arange(total)
   base = records.file_name(job.domain, job.split)
-  names = [base]
   if job.split == domains.TRAIN_SPLIT:
     numbers = order.permute(
-      numbers, total, seed=seed, epoch=0, domain=job.domain
+      np.arange(total), total, seed=seed, epoch=0, domain=job.domain
     )
     count = min(num_shards or default_num_shards(total), total)
     names = [
       records.shard_name(base, shard=shard, num_shards=count)
       for shard in range(count)
     ]
-  shards = np.array_split(numbers, len(names))
+  else:
+    numbers = np.arange(total)
+    names = [f"{base}.piece{i}" for i in range(default_num_shards(total))]
+  return dict(zip(names, np.array_split(numbers, len(names)), strict=True))
+
+
+def _write(
+  folder: epath.Path,
+  job: Job,
+  *,
+  parts: dict[str, np.ndarray],
+  pool: futures.Executor,
+  window: int,
+  on_image: Callable[[int], Any],
+) -> list[str]:
+  """Writes all that is not done yet, and puts it in place; returns problems."""
+  temporary = replacing.temporary_of(folder)
+  done = pieces.Pieces(
+    temporary,
+    job=[
+      job.info_fingerprint,
+      dataclasses.asdict(job.store),
+      {name: [len(part), int(part[0])] for name, part in parts.items()},
+    ],
+  )
+  missing = {name: part for name, part in parts.items() if name not in done}
+  on_image(len(job.files) - sum(map(len, missing.values())))
+  contents = _map_in_order(
+    pool,
+    lambda number: read_image(job, number),
+    (number for part in missing.values() for number in part.tolist()),
+    window=window,
+  )
   problems: list[str] = []
-  with futures.ThreadPoolExecutor(num_workers) as pool:
-    contents = _map_in_order(
-      pool,
-      lambda number: _read_image(job.files[number]),
-      numbers,
-      window=4 * num_workers,
+  for name, numbers in missing.items():
+    records_of = _records(
+      job, numbers, contents, problems=problems, on_image=on_image
     )
-    stream = _with_progress(contents, job.name, total)
-    for name, shard in zip(names, shards, strict=True):
-      _write_shard(folder / name, job, shard, stream, problems)
-  if not problems:
-    written = records.RecordFiles([folder / name for name in names])
-    description = metadata.describe(
-      written,
-      num_classes=job.images.num_classes,
-      info_fingerprint=job.info_fingerprint,
-      in_order=True,
-    )
-    metadata.write(folder, description)
-  return problems
+    try:
+      done.write(name, records_of)
+    except _BadPieceError:
+      continue
+  if problems:
+    return problems
+  _complete(temporary, job, done, list(parts))
+  replacing.replace(temporary, folder)
+  return []
 
 
-def _write_shard(
-  file: epath.Path,
+class _BadPieceError(Exception):
+  """A piece cannot be finished, as images of it are unusable."""
+
+
+def _records(
   job: Job,
   numbers: np.ndarray,
   contents: Iterator[tuple[bytes, str | None]],
+  *,
   problems: list[str],
+  on_image: Callable[[int], Any],
+) -> Iterator[bytes]:
+  """Yields the records of a piece until an image is unusable.
+
+  Then all others are looked at too, so that the user sees every problem.
+
+  Raises:
+    _BadPieceError: there were problems; they were added to `problems`.
+  """
+  found = []
+  for number in numbers.tolist():
+    data, problem = next(contents)
+    on_image(1)
+    if problem:
+      path = job.folder / str(job.files[number])
+      found.append(f"{job.name}: {path} {problem}")
+    if found:
+      continue
+    ids = job.images.labels[number]
+    yield examples.serialize(
+      image_bytes=data,
+      class_ids=ids[ids >= 0].tolist(),
+      key=job.images.paths[number],
+    )
+  problems += found
+  if found:
+    raise _BadPieceError
+
+
+def _complete(
+  folder: epath.Path, job: Job, done: pieces.Pieces, names: Sequence[str]
 ) -> None:
-  """Writes one record file and its sidecar, or only collects problems."""
-  starts = [0]
-  with tf.io.TFRecordWriter(str(file)) as writer:
-    for number, (image_bytes, problem) in zip(numbers, contents, strict=False):
-      if problem:
-        problems.append(f"{job.name}: {job.files[number]} {problem}")
-      if problems:
-        continue
-      ids = job.images.labels[number]
-      data = examples.serialize(
-        image_bytes=image_bytes,
-        class_ids=ids[ids >= 0].tolist(),
-        key=job.images.paths[number],
-      )
-      writer.write(data)
-      starts.append(starts[-1] + len(data) + offsets.FRAMING_BYTES)
-  if not problems:
-    offsets.write(file, np.array(starts))
+  """Makes what was written the folder of a split."""
+  starts = {name: done.starts(name) for name in names}
+  if job.split != domains.TRAIN_SPLIT:
+    base = records.file_name(job.domain, job.split)
+    done.join(list(names), base)
+    starts = {base: _joined(list(starts.values()))}
+  for name, each in starts.items():
+    offsets.write(folder / name, each)
+  written = records.RecordFiles([folder / name for name in starts])
+  written.hold(job.store, split=job.split)
+  description = metadata.describe(
+    written,
+    num_classes=job.images.num_classes,
+    info_fingerprint=job.info_fingerprint,
+    in_order=True,
+  )
+  metadata.write(folder, description)
+  done.finish()
 
 
-def _read_image(file: epath.Path | None) -> tuple[bytes, str | None]:
-  """Returns the bytes of an image and what is wrong with them, if anything."""
-  assert file is not None, "missing images are reported before"
-  try:
-    data = file.read_bytes()
-  except OSError as error:
-    return b"", f"cannot be read ({error.strerror})"
-  if not data:
-    return data, "is empty"
-  if not preprocess.is_readable(data):
-    return data, "is damaged, or no JPEG, PNG, GIF or WebP image"
-  return data, None
+def _joined(starts: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns where records start in files that were joined, and their size."""
+  ends = np.cumsum([0] + [each[-1] for each in starts])
+  moved = [each[:-1] + end for each, end in zip(starts, ends[:-1], strict=True)]
+  return np.concatenate([*moved, ends[-1:]])
 
 
 def _map_in_order(
@@ -229,22 +297,3 @@ def _map_in_order(
       yield pending.popleft().result()
   while pending:
     yield pending.popleft().result()
-
-
-def _with_progress(contents: Iterator, name: str, total: int) -> Iterator:
-  """Passes items on; says every few seconds how far it is."""
-  begin = last = time.monotonic()
-  for count, item in enumerate(contents, 1):
-    yield item
-    now = time.monotonic()
-    if now - last >= _PROGRESS_SECONDS:
-      last = now
-      speed = count / (now - begin)
-      _LOGGER.info(
-        "%s: %d of %d images, %.0f images/s, %.0f s left",
-        name,
-        count,
-        total,
-        speed,
-        (total - count) / speed,
-      )

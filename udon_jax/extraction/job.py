@@ -115,6 +115,7 @@ def _embed_rest(
     start=first,
     crop_size=model.crop_size,
     round_pixels=model.round_pixels,
+    exif=model.exif,
     batch_size=model.batch_size,
     num_threads=model.num_threads,
   )

@@ -69,7 +69,7 @@ def to_config(checkpoint: checkpoints.Checkpoint) -> ml_collections.ConfigDict:
   config.batch_size = get("batch_size", int, otherwise=config.batch_size)
   config.data.crop_size = checkpoint.image_size
   config.data.resize_size = round(checkpoint.image_size * _RESIZE)
-  config.data.round_pixels = False
+  config.data.round_pixels = config.data.exif = False
   config.semantics = default_config.OFFICIAL
   _set_lengths(config, get)
   _set_model(config.model, checkpoint)

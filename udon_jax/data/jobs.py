@@ -1,0 +1,228 @@
+"""Which splits need their records made, and from which image files."""
+
+import collections
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import logging
+
+from etils import epath
+
+from udon_jax import domains, errors, own_domains
+from udon_jax.data import (
+  importing,
+  info,
+  layout,
+  metadata,
+  places,
+  records,
+  splits,
+  stores,
+  writer,
+)
+
+_LOGGER = logging.getLogger("udon_jax.data.prepare")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How records are made.
+
+  Attributes:
+    num_shards: files of a training split; None for a default.
+    num_workers: threads that read and check images.
+    seed: seed of the order of training images in files.
+    store: name of how records hold images; None leaves what is done as it is,
+      and is "original" for what is new.
+    exif: whether images that are resized are turned as their EXIF tells.
+  """
+
+  num_shards: int | None
+  num_workers: int
+  seed: int
+  store: str | None = None
+  exif: bool = True
+
+
+def find_image(images: epath.Path, path: str) -> str | None:
+  """Returns where an image lies below a folder, or None if it is missing.
+
+  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
+  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
+  name is tried second.
+  """
+  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
+  for name in dict.fromkeys((path, escaped)):
+    with contextlib.suppress(OSError):  # a name too long for the disk
+      if (images / name).exists():
+        return name
+  return None
+
+
+def _escape(code: int) -> str:
+  """Returns what unzip writes for a character that it cannot."""
+  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
+
+
+def find_splits(
+  place: layout.Layout,
+  names: Sequence[str] | None,
+  own: Mapping[str, own_domains.OwnDomain],
+) -> list[tuple[layout.Layout, str, str]]:
+  """Returns all (place, domain, split) to prepare."""
+  found = []
+  known = _known(place)
+  if not known and not own:
+    raise errors.UserError(
+      f"{place.info_files} holds no <domain>/<split>.json; copy the info files"
+      " of the data set there, or write your own"
+    )
+  for name in [*known, *own] if names is None else names:
+    where = place
+    if name in own:
+      if own[name].records is not None:
+        _LOGGER.info("%s: records of %s", name, own[name].records)
+        continue
+      where = importing.import_lists(own[name], places.of_lists(place))
+    elif name not in known:
+      raise errors.UserError(
+        f"--domains: {place.info_files / name} is missing; domains with info"
+        f" files: {', '.join(known)}"
+      )
+    where = importing.with_images(where, name)
+    splits_there = sorted(places.splits_of(where, name))
+    if name in domains.UNED:
+      # The official lists hold splits that nothing reads.
+      wanted = domains.UNED[name].splits
+      splits_there = [split for split in wanted if split in splits_there]
+    if not splits_there:
+      raise errors.UserError(
+        f"{where.info_files / name} holds no <split>.json; add train.json,"
+        " val.json, ..."
+      )
+    found += [(where, name, split) for split in splits_there]
+  return found
+
+
+def _known(place: layout.Layout) -> list[str]:
+  """Returns the domains that have a folder of lists."""
+  root = place.info_files
+  if not root.is_dir():
+    return []
+  return sorted(
+    path.name
+    for path in root.iterdir()
+    if path.is_dir() and not path.name.startswith(".")
+  )
+
+
+def make(
+  place: layout.Layout, domain: str, split: str, options: Options
+) -> writer.Job | None:
+  """Returns what there is to do for a split; None if it is done."""
+  info_file = place.info_file(domain, split)
+  fingerprint = info.fingerprint(info_file)
+  folder = place.records(domain, split)
+  known = metadata.read(folder)
+  name = f"{domain}/{split}"
+  store = stores.parse(
+    options.store or metadata.store_of(known).name,
+    exif=options.exif,
+    key="--store",
+  )
+  if known:
+    reason = _why_again(
+      folder, known, domain, split, fingerprint, options.num_shards
+    )
+    if options.store is not None and metadata.store_of(known) != store:
+      reason = f"it is stored as {known.store}, with other settings"
+    if reason is None:
+      _LOGGER.info("%s: done before, %d images", name, known.num_examples)
+      return None
+    _LOGGER.info("%s: %s; preparing it again", name, reason)
+  images = info.read_info(info_file, split=split)
+  _warn_of_repeats(info_file, images.paths)
+  found = known is None and folder.exists()
+  if found and _adopt(place, domain, split, images, fingerprint):
+    return None
+  files = [find_image(place.images, path) for path in images.paths]
+  return writer.Job(
+    domain, split, images, fingerprint, place.images, files, store
+  )
+
+
+def _warn_of_repeats(file: epath.Path, paths: Sequence[str]) -> None:
+  """Says so where images are listed again; a query would find its own copy."""
+  repeated = [path for path, n in collections.Counter(paths).items() if n > 1]
+  if repeated:
+    _LOGGER.warning(
+      "%s lists %d images more than once, the first is %s",
+      file,
+      len(repeated),
+      repeated[0],
+    )
+
+
+def _why_again(
+  folder: epath.Path,
+  known: metadata.Metadata,
+  domain: str,
+  split: str,
+  fingerprint: str,
+  num_shards: int | None,
+) -> str | None:
+  """Returns why a split that was done is to be done again, if it is."""
+  if known.info_fingerprint != fingerprint:
+    return "its info file changed"
+  if split == domains.TRAIN_SPLIT and num_shards:
+    wanted = min(num_shards, known.num_examples)
+    if known.num_shards != wanted:
+      return f"it has {known.num_shards} shards, not {wanted}"
+  try:
+    files = records.find_files(
+      folder, base=records.file_name(domain, split), cure=""
+    )
+  except errors.UserError:
+    return "record files are missing"
+  if [file.stat().length for file in files] != list(known.num_bytes):
+    return "record files changed"
+  return None
+
+
+def _adopt(
+  place: layout.Layout,
+  domain: str,
+  split: str,
+  images: info.SplitInfo,
+  fingerprint: str,
+) -> bool:
+  """Accepts records that another converter made, if they fit; tells whether."""
+  folder = place.records(domain, split)
+  try:
+    files = splits.open_records(place, domain, split)
+    in_order = splits.agree(
+      place,
+      domain,
+      split,
+      files=files,
+      images=images,
+      ordered=split != domains.TRAIN_SPLIT,
+      trusted=False,
+    )
+  except errors.UserError as error:
+    _LOGGER.info(
+      "%s/%s: the records there cannot be used (%s); preparing it again",
+      domain,
+      split,
+      error,
+    )
+    return False
+  description = metadata.describe(
+    files,
+    num_classes=images.num_classes,
+    info_fingerprint=fingerprint,
+    in_order=in_order,
+  )
+  metadata.write(folder, description)
+  _LOGGER.info("%s/%s: found %d records made before", domain, split, len(files))
+  return True

@@ -1,0 +1,123 @@
+"""Where the data of each domain of a config lies, and its protocols."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+
+from etils import epath
+
+from udon_jax import domains as domain_table
+from udon_jax import errors, own_domains
+from udon_jax.data import importing, layout
+
+Domain = str | domain_table.DomainSpec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+  """A domain and where its data lies.
+
+  Attributes:
+    spec: the domain.
+    layout: of its data directory.
+  """
+
+  spec: domain_table.DomainSpec
+  layout: layout.Layout
+
+  @property
+  def name(self) -> str:
+    """Returns the name of the domain."""
+    return self.spec.name
+
+
+def find(
+  data_dir: epath.PathLike | None,
+  *,
+  domains: Sequence[Domain],
+  own: Mapping[str, own_domains.OwnDomain],
+  info_files: epath.PathLike | None,
+  key: str = "config.data_dir",
+  info_files_key: str = "--info_files",
+) -> list[Place]:
+  """Returns the places of domains, in their order.
+
+  A name is one that the user described, of UnED, or of lists in the data
+  directory.
+
+  Args:
+    data_dir: the data directory.
+    domains: names, or descriptions of what is read.
+    own: what the user described, by name.
+    info_files: folder of the info files, where it lies elsewhere.
+    key: what the user set `data_dir` with, for the message.
+    info_files_key: likewise, `info_files`.
+
+  Raises:
+    UserError: a name is unknown or there twice, a folder is missing, or a
+      described domain was not prepared.
+  """
+  if not domains:
+    raise errors.UserError("config.domains is empty; name at least one domain")
+  # Not looked for unless a domain needs it.
+  base = functools.cache(
+    lambda: layout.find(
+      data_dir, info_files=info_files, key=key, info_files_key=info_files_key
+    )
+  )
+  found = [
+    Place(domain, base())
+    if isinstance(domain, domain_table.DomainSpec)
+    else _own(own[domain], base)
+    if domain in own
+    else Place(_spec(base(), domain), importing.with_images(base(), domain))
+    for domain in domains
+  ]
+  names = [place.name for place in found]
+  for name in names:
+    if names.count(name) > 1:
+      raise errors.UserError(
+        f"config.domains names {name!r} twice; name every domain once"
+      )
+  return found
+
+
+def of_lists(place: layout.Layout) -> layout.Layout:
+  """Returns the layout of domains whose lists are made, not given."""
+  return dataclasses.replace(place, info_files=place.root / "info_files")
+
+
+def splits_of(place: layout.Layout, name: str) -> frozenset[str]:
+  """Returns the splits that a domain has lists of."""
+  return frozenset(file.stem for file in place.lists(name))
+
+
+def _own(own: own_domains.OwnDomain, base) -> Place:
+  """Returns the place of a described domain."""
+  if own.records is not None:
+    place = layout.find(own.records, key=f"config.own.{own.name}.records")
+  else:
+    place = of_lists(base())
+    importing.check(own, place)
+    place = importing.with_images(place, own.name)
+  splits = splits_of(place, own.name)
+  if not splits:
+    raise errors.UserError(
+      f"config.own.{own.name}: {place.info_files / own.name} holds no"
+      " <split>.json; add the lists of its images"
+    )
+  return Place(own.spec(splits), place)
+
+
+def _spec(place: layout.Layout, name: str) -> domain_table.DomainSpec:
+  """Returns a domain of UnED, or one that has lists."""
+  if name in domain_table.UNED:
+    return domain_table.UNED[name]
+  splits = splits_of(place, name) if own_domains.is_name(name) else frozenset()
+  if splits:
+    return domain_table.from_splits(name, splits)
+  raise errors.UserError(
+    f"config.domains: {name!r} is unknown: it is none of UnED's"
+    f" ({', '.join(domain_table.UNED_NAMES)}), config.own does not describe it,"
+    f" and {place.info_files / name} holds no <split>.json"
+  )

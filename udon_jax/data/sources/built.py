@@ -1,0 +1,154 @@
+"""Data sets of TensorFlow Datasets, by name, as they were built.
+
+Their images are written, as they are encoded, below `images/` of the data
+directory, so that all else finds them as files.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+from typing import Any
+
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+from udon_jax import errors, own_domains
+from udon_jax.data import formats, replacing
+from udon_jax.data.sources import listing
+
+_SUFFIXES = {
+  "JPEG": ".jpg",
+  "MPO": ".jpg",
+  "PNG": ".png",
+  "GIF": ".gif",
+  "WEBP": ".webp",
+  "BMP": ".bmp",
+}
+
+
+def read(
+  own: own_domains.OwnDomain, *, images: epath.Path, key: str
+) -> listing.Listing:
+  """Returns the images of a data set, after writing them as files.
+
+  Args:
+    own: the description.
+    images: folder that the files are written below.
+    key: where the description stands, for messages.
+
+  Raises:
+    UserError: there is no such data set, it was not built, or it lacks a
+      feature.
+  """
+  builder = _open(own, key=key)
+  names = _label_names(builder, own, key=key)
+  version = str(builder.info.version)
+  folder = f"{own.name}/{version}"
+  paths, labels, splits = [], [], []
+  for split in sorted(builder.info.splits):
+    found = _write_split(
+      builder, own, split, folder=images / folder / split, names=names
+    )
+    for file, classes in found:
+      paths.append(f"{folder}/{split}/{file}")
+      labels.append(classes)
+      splits.append((listing.split_name(split),))
+  told = {name for (name,) in splits}
+  return listing.Listing(
+    images, paths, labels, splits if len(told) > 1 else None, paths
+  )
+
+
+def _open(own: own_domains.OwnDomain, *, key: str) -> Any:
+  """Returns the builder of a data set that was built."""
+  assert own.tfds is not None
+  place = epath.Path(own.tfds).expanduser()
+  where = f"{key}.tfds={own.tfds}"
+  try:
+    if place.is_dir():
+      return tfds.builder_from_directory(place)
+    folder = own.tfds_dir and os.path.expanduser(own.tfds_dir)
+    builder = tfds.builder(own.tfds, data_dir=folder, try_gcs=False)
+  except tfds.core.DatasetNotFoundError:
+    raise errors.UserError(
+      f"{where} is no data set that TensorFlow Datasets knows, and no folder;"
+      " correct the name, or give the folder of one that was built"
+    ) from None
+  except Exception as error:
+    # Folders and names of all kinds make it raise all kinds of errors.
+    message = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"{where} cannot be opened ({message}); correct it"
+    ) from None
+  if not builder.info.splits:
+    raise errors.UserError(
+      f"{where} was not built in {builder.data_dir}; run `tfds build"
+      f" {own.tfds}`, or say where it lies by {key}.tfds_dir"
+    )
+  return builder
+
+
+def _label_names(
+  builder: Any, own: own_domains.OwnDomain, *, key: str
+) -> list[str] | None:
+  """Returns the names of the classes; None where they are numbers alone."""
+  features = builder.info.features
+  for name in ("image_feature", "label_feature"):
+    feature = getattr(own, name)
+    if feature not in features:
+      raise errors.UserError(
+        f"{key}.{name}={feature!r} is not in {own.tfds}, which has"
+        f" {', '.join(features)}"
+      )
+  label = features[own.label_feature]
+  label = getattr(label, "feature", label)  # of a sequence of labels
+  return getattr(label, "names", None)
+
+
+def _write_split(
+  builder: Any,
+  own: own_domains.OwnDomain,
+  split: str,
+  *,
+  folder: epath.Path,
+  names: list[str] | None,
+) -> list[tuple[str, tuple[str, ...]]]:
+  """Writes the images of a split unless they are there; returns the labels."""
+  is_new = not folder.is_dir()
+  found = []
+  opened = (
+    replacing.folder(folder) if is_new else contextlib.nullcontext(folder)
+  )
+  with opened as place:
+    for number, example in enumerate(_examples(builder, own, split)):
+      data = bytes(example[own.image_feature])
+      file = f"{number:08d}{_SUFFIXES.get(formats.kind(data), '.img')}"
+      if is_new:
+        (place / file).write_bytes(data)
+      ids = np.atleast_1d(example[own.label_feature]).tolist()
+      found.append((file, tuple(_name(each, names) for each in ids)))
+  return found
+
+
+def _examples(
+  builder: Any, own: own_domains.OwnDomain, split: str
+) -> Iterator[Mapping[str, Any]]:
+  """Yields examples with encoded images, in the order of the files."""
+  config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
+  dataset = builder.as_dataset(
+    split=split,
+    shuffle_files=False,
+    read_config=config,
+    decoders=tfds.decode.PartialDecoding(
+      {own.image_feature: True, own.label_feature: True},
+      decoders={own.image_feature: tfds.decode.SkipDecoding()},
+    ),
+  )
+  yield from dataset.as_numpy_iterator()
+
+
+def _name(label: Any, names: list[str] | None) -> str:
+  if isinstance(label, bytes):
+    return label.decode(errors="replace")
+  return names[label] if names else str(label)
