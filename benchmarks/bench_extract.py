@@ -126,6 +126,7 @@ def make_model(config, batch_size: int) -> embedder.Embedder:
     domain=None,
     crop_size=size,
     round_pixels=config.data.round_pixels,
+    exif=True,
     batch_size=batch_size,
     num_threads=os.cpu_count() or 1,
     _trained=whole,
@@ -151,6 +152,7 @@ def read(model: embedder.Embedder, found: folders.Found) -> list[files.Batch]:
       start=0,
       crop_size=model.crop_size,
       round_pixels=model.round_pixels,
+      exif=model.exif,
       batch_size=model.batch_size,
       num_threads=model.num_threads,
     )

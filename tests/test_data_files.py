@@ -8,7 +8,7 @@ from tests import data_files
 from udon_jax.data import files, formats, preprocess
 
 SIZE = 16
-OPTIONS = {"crop_size": SIZE, "round_pixels": True}
+OPTIONS = {"crop_size": SIZE, "round_pixels": True, "exif": True}
 NUM_FILES = 53
 UNREADABLE = {0: "gone", 7: "text", 8: "empty", 30: "large", 52: "text"}
 
@@ -46,6 +46,7 @@ def read_folder(folder, start, *, batch_size=8, num_threads=2):
       start=start,
       crop_size=SIZE,
       round_pixels=True,
+      exif=True,
       batch_size=batch_size,
       num_threads=num_threads,
     )

@@ -1,5 +1,6 @@
 """Every common image format becomes the pixels that it holds."""
 
+import functools
 import io
 import struct
 import zlib
@@ -13,7 +14,8 @@ from tests import data_files
 from udon_jax.data import files, formats, preprocess
 
 SIDE = 24
-OPTIONS = {"crop_size": SIDE, "round_pixels": True}
+VIEW = {"crop_size": SIDE, "round_pixels": True}
+OPTIONS = VIEW | {"exif": True}
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (SIDE, SIDE, 4), np.uint8)
 RGB = RGBA[..., :3]
@@ -106,7 +108,7 @@ def test_transparent_parts_of_gifs_are_black_in_animations_too():
 @pytest.mark.parametrize("size", [(40, 30), (30, 41), (24, 24), (500, 17)])
 def test_jpegs_have_the_pixels_of_evaluation(mode, size, tmp_path):
   data = data_files.encode(1, size=size, mode=mode)
-  wanted = data_files.eval_image(tf.constant(data), **OPTIONS).numpy()
+  wanted = data_files.eval_image(tf.constant(data), **VIEW).numpy()
   (tmp_path / "x.jpg").write_bytes(data)
   (batch,) = read([data])
   (fast,) = files.read_folder(
@@ -170,7 +172,7 @@ def test_bombs_are_not_unpacked(monkeypatch):
 
 
 def test_the_graph_unpacks_no_bomb_either():
-  decode = tf.function(formats.decode_in_graph)
+  decode = tf.function(functools.partial(formats.decode_in_graph, exif=True))
   for data in BOMBS.values():
     with pytest.raises(tf.errors.OpError) as caught:
       decode(tf.constant(data))

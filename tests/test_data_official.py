@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import data_files, official_data
 from udon_jax import domains, errors
-from udon_jax.data import dataset, examples, layout, splits
+from udon_jax.data import dataset, examples, jobs, layout, splits
 
 SPLITS = {"train": 9, "val": 5, "test": 6, "index": 7, "small_index": 4}
 NAMES = ("met", "cars")

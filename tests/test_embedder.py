@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests import fakes
+from tests import data_files, fakes
 import udon_jax
 from udon_jax import (
   build,

@@ -111,8 +111,8 @@ def _data():
   # Whether images are turned as their EXIF orientation tells; None does, but
   # with official semantics.
   c.exif = config_dict.placeholder(bool)
-  # "raise" ends a run at the first training image that is damaged; "skip" trains
-  # on the one after it instead, and names it in the log ...
+  # "raise" ends a run at the first training image that is damaged; "skip"
+  # trains on the one after it instead, and names it in the log ...
   c.on_bad_example = RAISE
   # ... unless more than this share of a domain's images is bad (one may be).
   c.max_bad_share = 0.001

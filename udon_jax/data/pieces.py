@@ -53,11 +53,11 @@ class Pieces:
     """
     self._folder = folder
     self._job = json.loads(json.dumps(job))
-    self._done = self._read()
-    if self._done is None:
+    found = self._read()
+    self._done = found or {}
+    if found is None:
       folder.rmtree(missing_ok=True)
       folder.mkdir(parents=True)
-      self._done = {}
       self._note()
     self._sweep()
 
@@ -118,7 +118,6 @@ class Pieces:
 
   def _note(self) -> None:
     """Writes down which pieces are finished, at once."""
-    assert self._done is not None
     pieces = {
       name: dataclasses.asdict(piece) for name, piece in self._done.items()
     }

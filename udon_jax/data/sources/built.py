@@ -123,7 +123,7 @@ def _write_split(
   with opened as place:
     for number, example in enumerate(_examples(builder, own, split)):
       data = bytes(example[own.image_feature])
-      file = f"{number:08d}{_SUFFIXES.get(formats.kind(data), '.img')}"
+      file = f"{number:08d}{_SUFFIXES.get(formats.kind(data) or '', '.img')}"
       if is_new:
         (place / file).write_bytes(data)
       ids = np.atleast_1d(example[own.label_feature]).tolist()
