@@ -65,6 +65,7 @@ LEVELS = (
     "watching",
     "loop",
     "trainer",
+    "warm_start",
   },
 )
 # What the command lines are made of, for use from Python; sees everything.
