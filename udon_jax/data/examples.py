@@ -44,6 +44,13 @@ def image_bytes(data: bytes) -> bytes:
   return b"".join(example.features.feature["image_bytes"].bytes_list.value)
 
 
+def labels(data: bytes) -> list[int]:
+  """Returns the class ids of a record."""
+  example = _parse(data)
+  assert example is not None, "records are checked when they are made"
+  return list(example.features.feature["class_id"].int64_list.value)
+
+
 def problem(
   data: bytes, *, with_label: bool, num_bytes: int | None = None
 ) -> str | None:
