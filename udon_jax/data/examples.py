@@ -4,6 +4,7 @@ Source: the UnED repository, convert_to_tfrecord_from_file.py.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -28,6 +29,33 @@ def serialize(*, image_bytes: bytes, class_ids: Sequence[int], key: str):
   feature["class_id"].int64_list.value.extend(class_ids)
   feature["key"].bytes_list.value.append(key.encode())
   return example.SerializeToString(deterministic=True)
+
+
+class Parts(NamedTuple):
+  """What a record holds.
+
+  Attributes:
+    key: path of its image.
+    class_ids: its classes.
+    images: encoded images, of which there must be one.
+  """
+
+  key: str
+  class_ids: Sequence[int]
+  images: Sequence[bytes]
+
+
+def parse(data: bytes) -> Parts | None:
+  """Returns what a record holds, or None if it is no record of images."""
+  example = _parse(data)
+  if example is None:
+    return None
+  feature = example.features.feature
+  return Parts(
+    _key(example),
+    list(feature["class_id"].int64_list.value),
+    list(feature["image_bytes"].bytes_list.value),
+  )
 
 
 def key(data: bytes) -> str | None:

@@ -5,16 +5,24 @@ The command line is `prepare`; writing one split is `writer`.
 
 import collections
 from collections.abc import Sequence
-import contextlib
 import logging
 
 from etils import epath
 
 from udon_jax import domains, errors
-from udon_jax.data import info, layout, metadata, records, splits, writer
+from udon_jax.data import (
+  image_files,
+  info,
+  layout,
+  metadata,
+  records,
+  splits,
+  writer,
+)
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
 _MAX_SHOWN = 20
+find_image = image_files.find
 
 
 def prepare(
@@ -62,26 +70,6 @@ def prepare(
   _fail_if_any(
     problems, "unusable", "replace them or drop their entries in info_files"
   )
-
-
-def find_image(images: epath.Path, path: str) -> epath.Path | None:
-  """Returns where an image lies, or None if it is missing.
-
-  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
-  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
-  name is tried second.
-  """
-  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
-  for file in (images / path, images / escaped):
-    with contextlib.suppress(OSError):  # a name too long for the disk
-      if file.exists():
-        return file
-  return None
-
-
-def _escape(code: int) -> str:
-  """Returns what unzip writes for a character that it cannot."""
-  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
 
 
 def _find_splits(

@@ -1,0 +1,29 @@
+"""Where the image files of a data directory are."""
+
+import contextlib
+
+from etils import epath
+
+
+def find(images: epath.Path, path: str) -> epath.Path | None:
+  """Returns where an image lies, or None if it is missing.
+
+  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
+  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
+  name is tried second.
+
+  Args:
+    images: the folder that paths of info files are relative to.
+    path: of the image.
+  """
+  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
+  for file in (images / path, images / escaped):
+    with contextlib.suppress(OSError):  # a name too long for the disk
+      if file.exists():
+        return file
+  return None
+
+
+def _escape(code: int) -> str:
+  """Returns what unzip writes for a character that it cannot."""
+  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
