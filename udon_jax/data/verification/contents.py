@@ -99,7 +99,7 @@ def read_records(
   hashes = np.zeros((len(split.paths), 2), np.uint64)
   hashes[rows[rows >= 0]] = items.contents[rows >= 0]
   found = findings.several(items.problems) + found
-  return Contents(hashes, hashes.any(1), found)
+  return Contents(hashes, _are_known(hashes), found)
 
 
 def read_files(
@@ -120,7 +120,12 @@ def read_files(
   )
   absent = np.flatnonzero(~items.path.any(1))
   found = findings.several(items.problems) + missing.tell(split, absent)
-  return Contents(items.contents, items.contents.any(1), found)
+  return Contents(items.contents, _are_known(items.contents), found)
+
+
+def _are_known(hashes: UInt64[np.ndarray, "n w"]) -> Bool[np.ndarray, "n"]:
+  """Returns which hashes are not `_NONE`."""
+  return (hashes != 0).any(1)
 
 
 def _read_all(

@@ -45,7 +45,7 @@ def number(hashes: UInt64[np.ndarray, "n w"]) -> UInt64[np.ndarray, "n w"]:
 def repeats(
   hashes: UInt64[np.ndarray, "n w"],
 ) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
-  """Returns the rows whose hash stood before, and for each where it stood first.
+  """Returns the rows whose hash stood before, and where it stood first.
 
   Rows are in ascending order.
   """

@@ -56,20 +56,22 @@ def _within(images: leaks.Marked) -> list[findings.Group]:
   again, firsts = digests.repeats(images.hashes)
   rows, at = images.rows[again], images.rows[firsts]
   same = (split.labels[rows] == split.labels[at]).all(1)
+  equal, at_equal = rows[same], at[same]
+  other, at_other = rows[~same], at[~same]
   return [
     *findings.of_entries(
       findings.DUPLICATE,
       split,
-      rows[same],
-      says=lambda i: _says(split, int(at[same][i])),
+      equal,
+      says=lambda i: _says(split, int(at_equal[i])),
     ),
     *findings.of_entries(
       findings.CONFLICT,
       split,
-      rows[~same],
+      other,
       says=lambda i: (
-        f"{_says(split, int(at[~same][i]))}, but is of"
-        f" {split.classes(rows[~same][i])}, not {split.classes(at[~same][i])}"
+        f"{_says(split, int(at_other[i]))}, but is of"
+        f" {split.classes(other[i])}, not {split.classes(at_other[i])}"
       ),
     ),
   ]

@@ -47,7 +47,7 @@ KINDS = {
   " and prepare the data again",
   OTHER: "what is stored is not what the info file lists; delete the folder and"
   " prepare the data again",
-  UNREADABLE: "replace the image, or drop its entry, and prepare the data again",
+  UNREADABLE: "replace the image or drop its entry, and prepare the data again",
   MISSING: "no such file in images/; add it or drop its entry",
   DUPLICATE: "the same bytes under two names, in the same class; drop one",
 }

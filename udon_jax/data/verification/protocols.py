@@ -36,7 +36,7 @@ def check(
 def _says(query: infos.Split, index: infos.Split, rows: np.ndarray):
   other = "other " if query is index else ""
   return lambda i: (
-    f"is of {query.classes(rows[i])}, of which {index.domain}/{index.name}.json"
+    f"is of {query.classes(int(rows[i]))}, of which {index.domain}/{index.name}.json"
     f" lists no {other}image"
   )
 

@@ -18,8 +18,13 @@ class Stored(NamedTuple):
   found: list[findings.Group]
 
 
-def check(split: infos.Split) -> Stored:
-  """Opens the records of a split and finds what is wrong with them."""
+def check(split: infos.Split, *, look_inside: bool) -> Stored:
+  """Opens the records of a split and finds what is wrong with them.
+
+  Args:
+    split: the split.
+    look_inside: whether the keys of the first and the last one are read.
+  """
   folder = split.place.records(split.domain, split.name)
   try:
     paths = records.find_files(
@@ -48,7 +53,9 @@ def check(split: infos.Split) -> Stored:
       f" {len(split.paths)} images"
     )
   found = [_finding(split, folder, problem) for problem in problems]
-  return Stored(files, [*found, *_of_ends(split, files, known)])
+  if look_inside:
+    found += _of_ends(split, files, known)
+  return Stored(files, found)
 
 
 def _finding(split: infos.Split, folder, message: str) -> findings.Group:

@@ -56,7 +56,7 @@ def verify(
   splits: dict[_Key, infos.Split] = {}
   found: list[findings.Group] = []
   for spec, place in places:
-    logger.info("%s: info files", spec.name)
+    logger.info("%s", spec.name)
     own, unreadable = _read(spec, place)
     splits |= {(spec.name, name): split for name, split in own.items()}
     found += unreadable
@@ -71,8 +71,7 @@ def verify(
   )
   opened: dict[_Key, records.RecordFiles | None] = {}
   for key, split in splits.items():
-    logger.info("%s/%s: records", *key)
-    files, its = stored.check(split)
+    files, its = stored.check(split, look_inside=not images)
     found += its
     has_images = split.place.images.is_dir()
     if files is not None or has_images:
