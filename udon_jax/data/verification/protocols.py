@@ -35,9 +35,10 @@ def check(
 
 def _says(query: infos.Split, index: infos.Split, rows: np.ndarray):
   other = "other " if query is index else ""
+  file = f"{index.domain}/{index.name}.json"
   return lambda i: (
-    f"is of {query.classes(int(rows[i]))}, of which {index.domain}/{index.name}.json"
-    f" lists no {other}image"
+    f"is of {query.classes(int(rows[i]))}, of which {file} lists no"
+    f" {other}image"
   )
 
 
