@@ -51,7 +51,14 @@ def verify(
     uned: whether counts must be those of UnED's table, of domains that it has.
     images: whether every image is read; needs TensorFlow.
     num_workers: threads that read.
+
+  Raises:
+    UserError: `images` are wanted and TensorFlow is not installed.
   """
+  if images:  # TensorFlow is slow to import
+    from udon_jax.data import preprocess  # noqa: F401, PLC0415 (or says why)
+    from udon_jax.data.verification import reading  # noqa: PLC0415
+
   specs = [spec for spec, _ in places]
   splits: dict[_Key, infos.Split] = {}
   found: list[findings.Group] = []
@@ -80,8 +87,6 @@ def verify(
     if has_images and (files is None) != images:
       found += missing.check(split, num_workers=num_workers)
   if images:
-    from udon_jax.data.verification import reading  # noqa: PLC0415 (TensorFlow)
-
     found += reading.check(
       specs, splits, opened, class_rule=class_rule, num_workers=num_workers
     )
