@@ -51,6 +51,13 @@ KINDS = {
   MISSING: "no such file in images/; add it or drop its entry",
   DUPLICATE: "the same bytes under two names, in the same class; drop one",
 }
+# Likewise, of kinds that are noted where the rule for a domain is not known.
+NOTES = {
+  LEAK: "index images that are trained too; fine where training images are what"
+  " is searched for",
+  SHARED: "classes of evaluation with the number of a training class; fine if"
+  " each split numbers its own",
+}
 
 
 @dataclasses.dataclass(frozen=True)

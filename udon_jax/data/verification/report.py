@@ -1,6 +1,6 @@
 """Findings as text for people and as JSON for programs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -34,9 +34,9 @@ def to_text(result: whole.Result, *, max_shown: int) -> str:
     max_shown: findings of a kind that are shown; the others are counted.
   """
   parts = [_table(result.rows)] if result.rows else []
-  parts += _by_kind(result.found, max_shown=max_shown)
-  for part in _by_kind(result.notes, max_shown=max_shown):
-    parts.append(f"note, {part}")
+  parts += _by_kind(result.found, findings.KINDS, max_shown=max_shown)
+  for part in _by_kind(result.notes, findings.NOTES, max_shown=max_shown):
+    parts.append(f"note: {part}")
   kinds = len({group.kind for group in result.found})
   number = count(result.found)
   last = "no findings"
@@ -68,10 +68,13 @@ def _cell(value: str | int | float) -> str:
 
 
 def _by_kind(
-  found: Sequence[findings.Group], *, max_shown: int
+  found: Sequence[findings.Group],
+  meanings: Mapping[str, str],
+  *,
+  max_shown: int,
 ) -> Iterator[str]:
-  """Yields a paragraph for each kind, in the order of KINDS."""
-  for kind, meaning in findings.KINDS.items():
+  """Yields a paragraph for each kind, in the order of their meanings."""
+  for kind, meaning in meanings.items():
     groups = [group for group in found if group.kind == kind]
     if not groups:
       continue
