@@ -1,6 +1,7 @@
 """Sound data has no findings; every damage has its own."""
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
@@ -475,6 +477,61 @@ def test_answerable_queries_are_those_with_a_positive(query, index):
   ]
 
 
+SPLIT = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+  paths=st.fixed_dictionaries(
+    {name: SPLIT for name in ("train", "val", "test", "index")}
+  ),
+  classes=st.sampled_from(leaks.Classes),
+  by_content=st.booleans(),
+)
+def test_leaks_are_those_of_sets(paths, classes, by_content):
+  """Contents are those of the paths, but lie in another folder."""
+  spec = domains.UNED["inshop"]
+  folders = {name: "." for name in paths}
+  if by_content:
+    folders = {name: name for name in paths}
+  splits = {
+    name: dataclasses.replace(
+      make_split(name, names, [{0}] * len(names)),
+      domain="inshop",
+      place=layout.Layout(*[epath.Path(folders[name])] * 3),
+    )
+    for name, names in paths.items()
+  }
+  sets = {name: set(names) for name, names in paths.items()}
+  expected = collections.Counter()
+  for query in ("val", "test"):
+    for path in paths[query]:
+      expected[query, path, False] += path in sets["train"]
+  for path in paths["test"]:
+    expected["test", path, False] += path in sets["val"]
+    expected["test", path, False] += path in sets["index"]
+  for path in paths["index"]:
+    if classes is not leaks.Classes.TRAINED:
+      is_note = classes is leaks.Classes.UNKNOWN
+      expected["index", path, is_note] += path in sets["train"]
+  groups = []
+  for pair in leaks.pairs(spec, classes):
+    one, other = (
+      leaks.Marked(
+        splits[name],
+        np.arange(len(paths[name])),
+        splits[name].places,
+        are_paths=not by_content,
+      )
+      for name in (pair.one, pair.other)
+    )
+    groups += leaks.shared(pair.kind, one, other, is_note=pair.is_note)
+  found = collections.Counter(
+    (one.split, one.path, group.is_note) for group in groups for one in group
+  )
+  assert found == +expected
+
+
 IMAGES = st.lists(
   st.tuples(
     st.sampled_from("pqrs"),
@@ -595,7 +652,11 @@ def test_tensorflow_is_needed_for_images_alone(root):
     from udon_jax.data import verify
     cli.run(verify.main)
   """
-  for flag, code in ((), 0), (("--images",), 2):
+  (file,) = (root / "tfds/cars/val").glob("*.tfrecord")
+  data_files.write_records(file, [b"no example", b"neither"])
+  for path in (root / "tfds/cars/val").glob("*.json"):
+    path.unlink()
+  for flag, code in ((), 1), (("--images",), 2):
     done = subprocess.run(
       [sys.executable, "-c", program, f"--data_dir={root}", *flag],
       capture_output=True,
@@ -603,6 +664,8 @@ def test_tensorflow_is_needed_for_images_alone(root):
       check=False,
     )
     assert done.returncode == code, done.stderr
+    if not flag:
+      assert done.stdout.count("has another form than converters write") == 2
   assert "pip install 'udon_jax[data]'" in done.stderr.splitlines()[-1]
 
 

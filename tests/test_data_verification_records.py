@@ -339,6 +339,13 @@ def test_training_records_have_one_class(root):
   assert set(verification_data.counts(result.found)) == {findings.OTHER}
 
 
+def test_the_ends_of_records_tell_of_another_order(root):
+  data = stored(root, "cars", "test")
+  store(root, "cars", "test", data[::-1], as_official=False)
+  (text, _) = verification_data.messages(verification_data.verify(root))
+  assert "record 0 is of image 'cars/test/3.jpg', not of 'cars/test/0" in text
+
+
 def test_an_order_that_metadata_denies_is_found(root):
   data = stored(root, "cars", "test")
   swapped = [data[0], data[2], data[1], data[3]]

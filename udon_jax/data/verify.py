@@ -97,13 +97,14 @@ def _of_flags() -> list[tuple[domains.DomainSpec, layout.Layout]]:
     _DATA_DIR.value, info_files=_INFO_FILES.value, key="--data_dir"
   )
   root = place.info_files
-  known = []
-  if root.is_dir():
+  try:
     known = sorted(path.name for path in root.iterdir() if path.is_dir())
+  except OSError:  # none there, or closed to us
+    known = []
   if not known:
     raise errors.UserError(
-      f"{root} holds no <domain>/<split>.json; copy the info files of the data"
-      " set there, or name their folder: --info_files=DIR"
+      f"{root} holds no <domain>/<split>.json that can be read; copy the info"
+      " files of the data set there, or name their folder: --info_files=DIR"
     )
   names = known if _DOMAINS.value is None else _DOMAINS.value
   if not names or len(set(names)) != len(names):

@@ -107,38 +107,43 @@ def _of_ends(
   """Finds that the first or the last record is none of the info file."""
   if not len(files):
     return []
-  ordered = split.name != domains.TRAIN_SPLIT and known and known.in_order
+  ordered = (
+    split.name != domains.TRAIN_SPLIT
+    and known is not None
+    and known.in_order
+    and len(files) == len(split.paths)
+  )
   found = []
   for record in dict.fromkeys((0, len(files) - 1)):
     file, number = files.locate(record)
+    kind, key = findings.OTHER, None
     try:
       key = keys.read(files, record)
+      says = _disagreement(split, record, key, ordered=ordered)
     except errors.UserError as error:
+      kind, says = findings.DAMAGED, str(error)
+    except ImportError:  # TensorFlow, which reads records of any form
+      says = f"{file}: record {number} has another form than converters write"
+    if says:
       found.append(
-        findings.one(
-          findings.DAMAGED,
+        findings.Finding(
+          kind,
           split.domain,
           split.name,
-          file=file,
-          message=str(error),
+          str(file),
+          number,
+          key,
+          says if key is None else f"{file}: record {number} {says}",
         )
       )
-      continue
-    problem = None
-    if not infos.lists(split, key):
-      problem = f"which {split.file} does not list"
-    elif ordered and len(files) == len(split.paths):
-      wanted = split.paths[record]
-      problem = f"not {wanted!r} of that entry" if key != wanted else None
-    if problem:
-      finding = findings.Finding(
-        findings.OTHER,
-        split.domain,
-        split.name,
-        str(file),
-        number,
-        key,
-        f"{file}: record {number} is of image {key!r}, {problem}",
-      )
-      found += findings.several([finding])
-  return found
+  return findings.several(found)
+
+
+def _disagreement(
+  split: infos.Split, record: int, key: str, *, ordered: bool
+) -> str | None:
+  """Returns why a record cannot be where it is, if it cannot."""
+  if not infos.lists(split, key):
+    return f"is of image {key!r}, which {split.file} does not list"
+  wanted = split.paths[record] if ordered else key
+  return None if key == wanted else f"is of image {key!r}, not of {wanted!r}"
