@@ -2,7 +2,6 @@
 
 import collections
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
 import logging
 
@@ -10,6 +9,7 @@ from etils import epath
 
 from udon_jax import domains, errors, own_domains
 from udon_jax.data import (
+  image_files,
   importing,
   info,
   layout,
@@ -42,26 +42,6 @@ class Options:
   seed: int
   store: str | None = None
   exif: bool = True
-
-
-def find_image(images: epath.Path, path: str) -> str | None:
-  """Returns where an image lies below a folder, or None if it is missing.
-
-  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
-  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
-  name is tried second.
-  """
-  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
-  for name in dict.fromkeys((path, escaped)):
-    with contextlib.suppress(OSError):  # a name too long for the disk
-      if (images / name).exists():
-        return name
-  return None
-
-
-def _escape(code: int) -> str:
-  """Returns what unzip writes for a character that it cannot."""
-  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
 
 
 def find_splits(
@@ -145,7 +125,7 @@ def make(
   found = known is None and folder.exists()
   if found and _adopt(place, domain, split, images, fingerprint):
     return None
-  files = [find_image(place.images, path) for path in images.paths]
+  files = [image_files.find_name(place.images, path) for path in images.paths]
   return writer.Job(
     domain, split, images, fingerprint, place.images, files, store
   )
