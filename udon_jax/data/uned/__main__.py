@@ -1,0 +1,87 @@
+"""Command line: builds domains of UnED for TensorFlow Datasets.
+
+  python -m udon_jax.data.uned --manual_dir=DIR --data_dir=OUT [--config=cars]
+
+Does what `tfds build udon_jax/data/uned` does, needs neither Apache Beam nor
+the other packages that `tfds` asks for, and says in one line what is wrong. A
+domain that was built before is left alone.
+"""
+
+from collections.abc import Sequence
+import logging
+
+from absl import flags
+import tensorflow_datasets as tfds
+
+from udon_jax import cli, domains
+from udon_jax.data import counts, layout
+from udon_jax.data.uned import uned_dataset_builder
+
+_LOGGER = logging.getLogger("udon_jax.data.uned")
+_FORMATS = ("tfrecord", "array_record")
+
+_MANUAL_DIR = flags.DEFINE_string(
+  "manual_dir", None, "Folder with images/ and info_files/.", required=True
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Folder to write uned/<config>/<version>/ in.", required=True
+)
+_CONFIG = flags.DEFINE_list(
+  "config",
+  list(domains.UNED_NAMES),
+  "Domains to build: of UnED, all by default, or others with info files.",
+)
+_FILE_FORMAT = flags.DEFINE_enum(
+  "file_format", "tfrecord", _FORMATS, "Format of the records."
+)
+_DATA_CHECK = flags.DEFINE_enum(
+  "data_check", None, counts.CHECKS, "Makes other counts than UnED's an error."
+)
+_BEAM = flags.DEFINE_bool(
+  "beam", None, "Whether to go through Apache Beam; if installed, by default."
+)
+_BEAM_OPTIONS = flags.DEFINE_list(
+  "beam_pipeline_options", [], "Options of the pipeline: runner=..., ..."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Builds every domain that is asked for."""
+  del argv
+  place = layout.find(_MANUAL_DIR.value, key="--manual_dir")
+  for name in _CONFIG.value:
+    config = name
+    if name not in domains.UNED:
+      config = tfds.core.BuilderConfig(name=name)
+    builder = uned_dataset_builder.Builder(
+      config=config,
+      data_dir=_DATA_DIR.value,
+      file_format=_FILE_FORMAT.value,
+      data_check=_DATA_CHECK.value,
+      beam=_BEAM.value,
+    )
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=place.root, beam_options=_pipeline_options()
+      )
+    )
+    found = ", ".join(
+      f"{split} {images.num_examples:,}"
+      for split, images in builder.info.splits.items()
+    )
+    _LOGGER.info("%s: %s", builder.data_path, found)
+
+
+def _pipeline_options():
+  """Returns options of Apache Beam, where there are any."""
+  if not _BEAM_OPTIONS.value:
+    return None
+  from apache_beam.options import pipeline_options  # noqa: PLC0415 (optional)
+
+  return pipeline_options.PipelineOptions(
+    flags=[f"--{option}" for option in _BEAM_OPTIONS.value]
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,223 @@
+"""UnED as a data set of TensorFlow Datasets, made from info files and images.
+
+  tfds build udon_jax/data/uned --config=cars --manual_dir=DIR --data_dir=OUT
+
+A config is a domain. Nothing is downloaded; image files are stored unchanged.
+"""
+
+from collections.abc import Mapping
+import importlib.util
+import re
+from typing import Any
+
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+from udon_jax import domains, errors
+from udon_jax.data import counts, info, layout
+from udon_jax.data.uned import rows
+
+_HOMEPAGE = "https://cmp.felk.cvut.cz/univ_emb/"
+_LICENSE = (
+  "The images belong to their owners; they come from eight data sets, each with"
+  " a licence and terms of use of its own, which hold here too."
+)
+_INSTRUCTIONS = """
+manual_dir is a folder with the lists and the images of UnED:
+
+  info_files/<domain>/<split>.json    which images a split has, and their classes
+  images/<path>                       the images, <path> as the lists have it
+
+The lists are those of the project of UnED, "Towards Universal Image Embeddings"
+(ICCV 2023, https://cmp.felk.cvut.cz/univ_emb/). The images are those of eight data sets, asked for at their
+owners: CARS196 (cars), Stanford Online Products (sop), DeepFashion In-shop
+Clothes Retrieval (inshop), iNaturalist 2018 (inat), The Met (met), Google Landmarks
+v2 (gldv2), Food2K (food2k) and RP2K (rp2k). A config needs the lists and the
+images of its own domain alone.
+"""
+_SPLIT_NAME = re.compile(r"\w+")
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Builds a domain of UnED, or one of the user's own.
+
+  A domain of one's own has lists under `info_files/<name>/`, and all of them
+  become splits: `Builder(config=tfds.core.BuilderConfig(name="mine"))`, or
+  `--config='{"name": "mine"}'` for `tfds build`.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "The eight domains of UnED."}  # noqa: RUF012
+  MANUAL_DOWNLOAD_INSTRUCTIONS = _INSTRUCTIONS
+  # `tfds build` without --config builds all of them, `tfds.load` the first.
+  BUILDER_CONFIGS = [  # noqa: RUF012
+    tfds.core.BuilderConfig(
+      name=name, description=f"The domain {name} of UnED."
+    )
+    for name in domains.UNED_NAMES
+  ]
+  # Found by itself only where importlib_resources happens to be installed.
+  code_path = epath.Path(__file__)
+
+  def __init__(
+    self,
+    *,
+    data_check: str | None = None,
+    beam: bool | None = None,
+    **kwargs: Any,
+  ):
+    """Prepares a builder.
+
+    Args:
+      data_check: "uned" makes other counts than those of UnED's table an error;
+        None tells of them in the log.
+      beam: whether examples are generated through Apache Beam; None where it is
+        installed.
+      **kwargs: `data_dir`, `config`, `version` and `file_format`.
+    """
+    self._data_check = data_check
+    self._beam = beam
+    super().__init__(**kwargs)
+    # A copy in another process is made from these.
+    self._original_state |= {"data_check": data_check, "beam": beam}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    """Returns what is known before the data is read."""
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(
+            shape=(None, None, 3), doc="The file as it is; decoded to RGB."
+          ),
+          "class_id": tfds.features.Sequence(
+            np.int64,
+            doc="One class of a training image, one or more of the others.",
+          ),
+          "key": tfds.features.Text(doc="Path of the image in the info file."),
+        }
+      ),
+      supervised_keys=("image", "class_id"),
+      homepage=_HOMEPAGE,
+      license=_LICENSE,
+      # Evaluation: record i is entry i of the info file, as a row of
+      # descriptors is. Training: `rows` shuffles.
+      disable_shuffling=True,
+      metadata=tfds.core.MetadataDict(_protocols(self._domain)),
+    )
+
+  @property
+  def _domain(self) -> str:
+    return self.builder_config.name
+
+  def _split_generators(
+    self, dl_manager: tfds.download.DownloadManager
+  ) -> dict[str, Any]:
+    """Returns the examples of all splits.
+
+    Raises:
+      UserError: lists or images are missing, or counts are not UnED's.
+    """
+    place = layout.find(dl_manager.manual_dir, key="manual_dir")
+    names = _splits(place, self._domain)
+    found = {
+      split: info.read_info(place.info_file(self._domain, split), split=split)
+      for split in names
+    }
+    self._check_counts(place, found)
+    with_beam = _use_beam(self._beam)
+    if not with_beam:  # workers look for themselves, in parallel
+      rows.require_images(place, found)
+    return {
+      split: self._generate_examples(place, split, images, with_beam=with_beam)
+      for split, images in found.items()
+    }
+
+  def _check_counts(
+    self, place: layout.Layout, found: Mapping[str, info.SplitInfo]
+  ) -> None:
+    """Compares counts with UnED's table."""
+    trained = found.get(domains.TRAIN_SPLIT)
+    counts.check(
+      place,
+      num_examples={
+        (self._domain, split): len(images.paths)
+        for split, images in found.items()
+      },
+      num_classes={self._domain: trained.num_classes} if trained else {},
+      data_check=self._data_check,
+      key="data_check",
+    )
+
+  def _generate_examples(
+    self,
+    place: layout.Layout,
+    split: str,
+    images: info.SplitInfo,
+    *,
+    with_beam: bool,
+  ) -> Any:
+    """Returns keys and examples of a split, or a Beam transform to them."""
+    if with_beam:
+      return rows.transform(place, self._domain, split)
+    return rows.examples(place, self._domain, split, images)
+
+
+def _protocols(domain: str) -> dict[str, Any]:
+  """Returns which split is searched by which, where it is settled."""
+  if domain not in domains.UNED:
+    return {}
+  spec = domains.UNED[domain]
+  return {
+    split: {"query": protocol.query, "index": protocol.index}
+    for split in domains.EVAL_SPLITS
+    for protocol in (spec.protocol(split),)
+  }
+
+
+def _splits(place: layout.Layout, domain: str) -> tuple[str, ...]:
+  """Returns the splits of a domain; those of UnED's are settled.
+
+  Raises:
+    UserError: a list is missing, or its name can be none of a split.
+  """
+  folder = place.info_files / domain
+  if domain in domains.UNED:
+    names = domains.UNED[domain].splits
+  elif folder.is_dir():
+    names = tuple(sorted(file.stem for file in folder.glob("*.json")))
+  else:
+    names = ()
+  if not names:
+    raise errors.UserError(
+      f"{folder} holds no <split>.json; write the lists of the domain there, or"
+      f" name one of {', '.join(domains.UNED_NAMES)}"
+    )
+  for name in names:
+    file = place.info_file(domain, name)
+    if not file.is_file():
+      raise errors.UserError(
+        f"{file} is missing; {domain} needs {', '.join(names)}: copy UnED's"
+        f" lists into {place.info_files}"
+      )
+    if not _SPLIT_NAME.fullmatch(name) or name == "all":
+      raise errors.UserError(
+        f"{file}: {name!r} can be no name of a split for TensorFlow Datasets;"
+        " rename it, with letters, digits and _ alone"
+      )
+  return names
+
+
+def _use_beam(wanted: bool | None) -> bool:
+  """Returns whether to go through Apache Beam.
+
+  Raises:
+    UserError: it is wanted and not installed.
+  """
+  installed = importlib.util.find_spec("apache_beam") is not None
+  if wanted and not installed:
+    raise errors.UserError(
+      "beam=True: apache_beam is not installed; install the extra `beam`, or"
+      " leave beam out"
+    )
+  return installed if wanted is None else wanted
