@@ -13,7 +13,7 @@ import logging
 from absl import flags
 import tensorflow_datasets as tfds
 
-from udon_jax import cli, domains
+from udon_jax import cli, domains, errors
 from udon_jax.data import counts, layout
 from udon_jax.data.uned import uned_dataset_builder
 
@@ -24,7 +24,10 @@ _MANUAL_DIR = flags.DEFINE_string(
   "manual_dir", None, "Folder with images/ and info_files/.", required=True
 )
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Folder to write uned/<config>/<version>/ in.", required=True
+  "data_dir",
+  None,
+  "Folder to write uned/ in.",
+  required=True,
 )
 _CONFIG = flags.DEFINE_list(
   "config",
@@ -37,11 +40,10 @@ _FILE_FORMAT = flags.DEFINE_enum(
 _DATA_CHECK = flags.DEFINE_enum(
   "data_check", None, counts.CHECKS, "Makes other counts than UnED's an error."
 )
-_BEAM = flags.DEFINE_bool(
-  "beam", None, "Whether to go through Apache Beam; if installed, by default."
-)
 _BEAM_OPTIONS = flags.DEFINE_list(
-  "beam_pipeline_options", [], "Options of the pipeline: runner=..., ..."
+  "beam_pipeline_options",
+  [],
+  "Builds through Apache Beam, with these options: runner=..., ...",
 )
 
 
@@ -58,7 +60,6 @@ def main(argv: Sequence[str]) -> None:
       data_dir=_DATA_DIR.value,
       file_format=_FILE_FORMAT.value,
       data_check=_DATA_CHECK.value,
-      beam=_BEAM.value,
     )
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(
@@ -76,8 +77,13 @@ def _pipeline_options():
   """Returns options of Apache Beam, where there are any."""
   if not _BEAM_OPTIONS.value:
     return None
-  from apache_beam.options import pipeline_options  # noqa: PLC0415 (optional)
-
+  try:
+    from apache_beam.options import pipeline_options  # noqa: PLC0415 (optional)
+  except ImportError:
+    raise errors.UserError(
+      "--beam_pipeline_options: apache_beam is not installed; install the extra"
+      " `beam`, or leave the flag out"
+    ) from None
   return pipeline_options.PipelineOptions(
     flags=[f"--{option}" for option in _BEAM_OPTIONS.value]
   )

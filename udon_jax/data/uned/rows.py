@@ -35,10 +35,10 @@ def of_split(
 ) -> Iterator[Row]:
   """Yields the rows of a split in the order of their keys.
 
-  That is the order of the info file, or, of a training split, a random one that
-  is always the same. TensorFlow Datasets sorts what it does not shuffle by keys,
-  in memory, in 1,000 parts by their upper bits of 128: keys are spread over all
-  of them, where the numbers 0, 1, 2, ... would make one part of everything.
+  That is the order of the info file, or, of a training split, a random one
+  that is always the same. TensorFlow Datasets sorts by keys what it does not
+  shuffle, in memory, in 1,000 parts by the upper of 128 bits: keys are spread
+  over all parts, where 0, 1, 2, ... would make one of everything.
   """
   total = len(images.paths)
   numbers = np.arange(total)
@@ -103,16 +103,17 @@ def transform(place: layout.Layout, domain: str, split: str) -> Any:
   """
   import apache_beam as beam  # noqa: PLC0415 (optional)
 
-  def list_rows(file):
-    images = info.read_info(file, split=split)
-    return of_split(images, domain=domain, split=split)
-
   return (
     beam.Create([str(place.info_file(domain, split))])
-    | "List" >> beam.FlatMap(list_rows)
+    | "List" >> beam.FlatMap(_list, domain=domain, split=split)
     | "Share" >> beam.Reshuffle()
     | "Read" >> beam.Map(read, place=place)
   )
+
+
+def _list(file: str, *, domain: str, split: str) -> Iterator[Row]:
+  images = info.read_info(file, split=split)
+  return of_split(images, domain=domain, split=split)
 
 
 def require_images(
@@ -126,7 +127,9 @@ def require_images(
 
   with futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     found = pool.map(is_missing, paths)
-    missing = [path for path, absent in zip(paths, found, strict=True) if absent]
+    missing = [
+      path for path, absent in zip(paths, found, strict=True) if absent
+    ]
   if missing:
     raise _missing(place, missing)
 

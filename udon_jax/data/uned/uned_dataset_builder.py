@@ -26,15 +26,15 @@ _LICENSE = (
 _INSTRUCTIONS = """
 manual_dir is a folder with the lists and the images of UnED:
 
-  info_files/<domain>/<split>.json    which images a split has, and their classes
-  images/<path>                       the images, <path> as the lists have it
+  info_files/<domain>/<split>.json    images of a split, and their classes
+  images/<path>                       the images, <path> as in the lists
 
-The lists are those of the project of UnED, "Towards Universal Image Embeddings"
-(ICCV 2023, https://cmp.felk.cvut.cz/univ_emb/). The images are those of eight data sets, asked for at their
-owners: CARS196 (cars), Stanford Online Products (sop), DeepFashion In-shop
-Clothes Retrieval (inshop), iNaturalist 2018 (inat), The Met (met), Google Landmarks
-v2 (gldv2), Food2K (food2k) and RP2K (rp2k). A config needs the lists and the
-images of its own domain alone.
+The lists come with UnED, "Towards Universal Image Embeddings" (ICCV 2023), whose
+project page is https://cmp.felk.cvut.cz/univ_emb/. The images are those of
+eight data sets, to be had from their owners: CARS196 (cars), Stanford Online
+Products (sop), DeepFashion In-shop Clothes Retrieval (inshop), iNaturalist 2018
+(inat), The Met (met), Google Landmarks v2 (gldv2), Food2K (food2k) and RP2K
+(rp2k). A config needs the lists and images of its own domain alone.
 """
 _SPLIT_NAME = re.compile(r"\w+")
 
@@ -72,12 +72,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     Args:
       data_check: "uned" makes other counts than those of UnED's table an error;
         None tells of them in the log.
-      beam: whether examples are generated through Apache Beam; None where it is
-        installed.
+      beam: whether examples are generated through Apache Beam; None where the
+        configuration of the download names a runner or options of a pipeline.
+        Beam's own runner holds a whole split in memory, which a plain build
+        never does.
       **kwargs: `data_dir`, `config`, `version` and `file_format`.
     """
-    self._data_check = data_check
-    self._beam = beam
+    self._data_check, self._beam = data_check, beam
+    self._with_beam = bool(beam)
     super().__init__(**kwargs)
     # A copy in another process is made from these.
     self._original_state |= {"data_check": data_check, "beam": beam}
@@ -110,6 +112,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _domain(self) -> str:
     return self.builder_config.name
 
+  def _download_and_prepare(
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    download_config: tfds.download.DownloadConfig,
+  ) -> None:
+    """Builds all splits, once it is clear whether through Beam."""
+    asked = download_config.beam_runner or download_config.beam_options
+    with_beam = bool(asked) if self._beam is None else self._beam
+    if with_beam and importlib.util.find_spec("apache_beam") is None:
+      raise errors.UserError(
+        "apache_beam is not installed; install the extra `beam`, or build"
+        " without it (beam=False, no options of a pipeline)"
+      )
+    self._with_beam = with_beam
+    super()._download_and_prepare(dl_manager, download_config)
+
   def _split_generators(
     self, dl_manager: tfds.download.DownloadManager
   ) -> dict[str, Any]:
@@ -125,11 +143,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       for split in names
     }
     self._check_counts(place, found)
-    with_beam = _use_beam(self._beam)
-    if not with_beam:  # workers look for themselves, in parallel
+    if not self._with_beam:  # its workers look for themselves, in parallel
       rows.require_images(place, found)
     return {
-      split: self._generate_examples(place, split, images, with_beam=with_beam)
+      split: self._generate_examples(place, split, images)
       for split, images in found.items()
     }
 
@@ -150,15 +167,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _generate_examples(
-    self,
-    place: layout.Layout,
-    split: str,
-    images: info.SplitInfo,
-    *,
-    with_beam: bool,
+    self, place: layout.Layout, split: str, images: info.SplitInfo
   ) -> Any:
     """Returns keys and examples of a split, or a Beam transform to them."""
-    if with_beam:
+    if self._with_beam:
       return rows.transform(place, self._domain, split)
     return rows.examples(place, self._domain, split, images)
 
@@ -206,18 +218,3 @@ def _splits(place: layout.Layout, domain: str) -> tuple[str, ...]:
         " rename it, with letters, digits and _ alone"
       )
   return names
-
-
-def _use_beam(wanted: bool | None) -> bool:
-  """Returns whether to go through Apache Beam.
-
-  Raises:
-    UserError: it is wanted and not installed.
-  """
-  installed = importlib.util.find_spec("apache_beam") is not None
-  if wanted and not installed:
-    raise errors.UserError(
-      "beam=True: apache_beam is not installed; install the extra `beam`, or"
-      " leave beam out"
-    )
-  return installed if wanted is None else wanted
