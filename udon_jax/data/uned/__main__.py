@@ -9,8 +9,10 @@ domain that was built before is left alone.
 
 from collections.abc import Sequence
 import logging
+import re
 
 from absl import flags
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from udon_jax import cli, domains, errors
@@ -18,6 +20,7 @@ from udon_jax.data import counts, layout
 from udon_jax.data.uned import uned_dataset_builder
 
 _LOGGER = logging.getLogger("udon_jax.data.uned")
+_NAME = re.compile(r"[\w-]+")
 _FORMATS = ("tfrecord", "array_record")
 
 _MANUAL_DIR = flags.DEFINE_string(
@@ -51,26 +54,52 @@ def main(argv: Sequence[str]) -> None:
   """Builds every domain that is asked for."""
   del argv
   place = layout.find(_MANUAL_DIR.value, key="--manual_dir")
-  for name in _CONFIG.value:
-    config = name
-    if name not in domains.UNED:
-      config = tfds.core.BuilderConfig(name=name)
-    builder = uned_dataset_builder.Builder(
-      config=config,
-      data_dir=_DATA_DIR.value,
-      file_format=_FILE_FORMAT.value,
-      data_check=_DATA_CHECK.value,
-    )
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=place.root, beam_options=_pipeline_options()
-      )
-    )
+  download_config = tfds.download.DownloadConfig(
+    manual_dir=place.root, beam_options=_pipeline_options()
+  )
+  builders = [_find_builder(name) for name in _CONFIG.value]
+  for builder in builders:
+    try:
+      builder.download_and_prepare(download_config=download_config)
+    except (OSError, tf.errors.OpError) as error:
+      reason = getattr(error, "strerror", None) or error.args[-1]
+      raise errors.UserError(
+        f"{builder.data_path} cannot be written ({reason}); make room and a"
+        " folder there that you may write to, and run the same command again"
+      ) from error
     found = ", ".join(
       f"{split} {images.num_examples:,}"
       for split, images in builder.info.splits.items()
     )
     _LOGGER.info("%s: %s", builder.data_path, found)
+
+
+def _find_builder(name: str) -> tfds.core.DatasetBuilder:
+  """Returns the builder of a domain.
+
+  Raises:
+    UserError: it has no name for a folder, or was built in another format.
+  """
+  if not _NAME.fullmatch(name):
+    raise errors.UserError(
+      f"--config={name}: a domain's name has letters, digits, _ and - alone"
+    )
+  known = name in domains.UNED
+  config = name if known else tfds.core.BuilderConfig(name=name)
+  found = uned_dataset_builder.Builder(config=config, data_dir=_DATA_DIR.value)
+  if found.is_prepared():
+    there = found.info.file_format.value
+    if there != _FILE_FORMAT.value:
+      raise errors.UserError(
+        f"{found.data_path} holds {there} already; delete it, choose another"
+        f" --data_dir, or pass --file_format={there}"
+      )
+  return uned_dataset_builder.Builder(
+    config=config,
+    data_dir=_DATA_DIR.value,
+    file_format=_FILE_FORMAT.value,
+    data_check=_DATA_CHECK.value,
+  )
 
 
 def _pipeline_options():

@@ -29,13 +29,14 @@ manual_dir is a folder with the lists and the images of UnED:
   info_files/<domain>/<split>.json    images of a split, and their classes
   images/<path>                       the images, <path> as in the lists
 
-The lists come with UnED, "Towards Universal Image Embeddings" (ICCV 2023), whose
+The lists come with UnED, "Towards Universal Image Embeddings" (ICCV 2023); its
 project page is https://cmp.felk.cvut.cz/univ_emb/. The images are those of
 eight data sets, to be had from their owners: CARS196 (cars), Stanford Online
 Products (sop), DeepFashion In-shop Clothes Retrieval (inshop), iNaturalist 2018
 (inat), The Met (met), Google Landmarks v2 (gldv2), Food2K (food2k) and RP2K
 (rp2k). A config needs the lists and images of its own domain alone.
 """
+_NUM_CLASSES = "num_classes"
 _SPLIT_NAME = re.compile(r"\w+")
 
 
@@ -112,6 +113,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _domain(self) -> str:
     return self.builder_config.name
 
+  def download_and_prepare(self, **kwargs: Any) -> None:
+    """Builds what is not built; see the base class.
+
+    Raises:
+      UserError: lists or images are missing or damaged, or counts are not
+        UnED's, also of what was built before.
+    """
+    if self._data_check and self.is_prepared():
+      there = self.data_path
+      self._check_counts(
+        layout.Layout(there, there, there),
+        {name: split.num_examples for name, split in self.info.splits.items()},
+        self.info.metadata.get(_NUM_CLASSES),
+      )
+    super().download_and_prepare(**kwargs)
+
   def _download_and_prepare(
     self,
     dl_manager: tfds.download.DownloadManager,
@@ -142,7 +159,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       split: info.read_info(place.info_file(self._domain, split), split=split)
       for split in names
     }
-    self._check_counts(place, found)
+    trained = found.get(domains.TRAIN_SPLIT)
+    if trained:
+      self.info.metadata[_NUM_CLASSES] = trained.num_classes
+    self._check_counts(
+      place,
+      {split: len(images.paths) for split, images in found.items()},
+      trained.num_classes if trained else None,
+    )
     if not self._with_beam:  # its workers look for themselves, in parallel
       rows.require_images(place, found)
     return {
@@ -151,17 +175,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }
 
   def _check_counts(
-    self, place: layout.Layout, found: Mapping[str, info.SplitInfo]
+    self,
+    place: layout.Layout,
+    num_examples: Mapping[str, int],
+    num_classes: int | None,
   ) -> None:
-    """Compares counts with UnED's table."""
-    trained = found.get(domains.TRAIN_SPLIT)
+    """Compares the counts of splits and classes with UnED's table."""
+    domain = self._domain
     counts.check(
       place,
-      num_examples={
-        (self._domain, split): len(images.paths)
-        for split, images in found.items()
-      },
-      num_classes={self._domain: trained.num_classes} if trained else {},
+      num_examples={(domain, name): n for name, n in num_examples.items()},
+      num_classes={domain: num_classes} if num_classes else {},
       data_check=self._data_check,
       key="data_check",
     )
