@@ -11,6 +11,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import textwrap
 import types
 
 import numpy as np
@@ -357,7 +358,8 @@ def test_beam_that_is_missing_is_told(root, tmp_path, monkeypatch):
     build(root, tmp_path / "out", beam=True)
 
 
-def test_command_line(original, tmp_path):
+def test_command_line(original, root, tmp_path):
+  cut_image(root)
   out = tmp_path / "out"
   base = ["udon_jax.data.uned", f"--manual_dir={original}", f"--data_dir={out}"]
   answers = command_lines.run_all(
@@ -366,9 +368,11 @@ def test_command_line(original, tmp_path):
       "again": [*base, "--config=cars", "--file_format=array_record"],
       "format": [*base, "--config=cars"],
       "full": [*base, "--data_dir=/dev/null", "--config=cars"],
+      "image": [*base, f"--manual_dir={root}", f"--data_dir={tmp_path}"],
       "name": [*base, "--config=a/b"],
       "no beam": [*base, "--beam_pipeline_options=runner=DirectRunner"],
       "check": [*base, "--config=sop", "--data_check=uned"],
+      "empty": [*base, f"--manual_dir={original}/images"],
       "folder": [*base, f"--manual_dir={out}/no"],
       "domain": [*base, "--config=mine"],
     }
@@ -379,10 +383,12 @@ def test_command_line(original, tmp_path):
   assert answers["again"].code == 0
   for name, cause in {
     "check": "data_check=uned",
+    "empty": "images/info_files holds no <domain>",
     "folder": "--manual_dir=",
     "domain": "info_files/mine holds no",
     "format": "cars/1.0.0 holds array_record",
     "full": "/dev/null",
+    "image": "jpg is damaged",
     "name": "--config=a/b",
     "no beam": "apache_beam is not installed",
   }.items():
@@ -396,22 +402,30 @@ def test_command_line(original, tmp_path):
   assert plain(source) == listed(original, "cars", "val")
 
 
-@pytest.mark.parametrize("config", ["cars", '{"name": "mine"}'])
+@pytest.mark.parametrize(
+  "config", ["cars", pytest.param('{"name": "mine"}', marks=pytest.mark.slow)]
+)
 def test_tfds_build(original, root, tmp_path, config):
   """As `tfds build` does; `tfds` itself cannot be imported without Beam."""
   script = """
+    import argparse
     import sys
-import types
-    import simple_parsing
     from tensorflow_datasets.scripts.cli import build
-    parser = simple_parsing.ArgumentParser()
-    parser.add_arguments(build.Args, dest="args")
-    parser.parse_args(sys.argv[1:]).args.execute()
+    if hasattr(build, "Args"):
+      import simple_parsing
+      parser = simple_parsing.ArgumentParser()
+      parser.add_arguments(build.Args, dest="args")
+      parser.parse_args(sys.argv[2:]).args.execute()
+    else:  # before 4.9.10
+      parser = argparse.ArgumentParser()
+      build.register_subparser(parser.add_subparsers())
+      args = parser.parse_args()
+      args.subparser_fn(args)
   """
   shutil.copytree(root / "info_files/cars", root / "info_files/mine")
   done = subprocess.run(
     [
-      *(sys.executable, "-c", "\n".join(map(str.strip, script.splitlines()))),
+      *(sys.executable, "-c", textwrap.dedent(script), "build"),
       *("udon_jax/data/uned", f"--config={config}", f"--manual_dir={root}"),
       *(f"--data_dir={tmp_path}/out", "--file_format=array_record"),
     ],

@@ -10,6 +10,7 @@ domain that was built before is left alone.
 from collections.abc import Sequence
 import logging
 import re
+import traceback
 
 from absl import flags
 import tensorflow as tf
@@ -33,9 +34,7 @@ _DATA_DIR = flags.DEFINE_string(
   required=True,
 )
 _CONFIG = flags.DEFINE_list(
-  "config",
-  list(domains.UNED_NAMES),
-  "Domains to build: of UnED, all by default, or others with info files.",
+  "config", None, "Domains to build; all in info_files/ by default."
 )
 _FILE_FORMAT = flags.DEFINE_enum(
   "file_format", "tfrecord", _FORMATS, "Format of the records."
@@ -57,12 +56,16 @@ def main(argv: Sequence[str]) -> None:
   download_config = tfds.download.DownloadConfig(
     manual_dir=place.root, beam_options=_pipeline_options()
   )
-  builders = [_find_builder(name) for name in _CONFIG.value]
+  names = _CONFIG.value or _find_domains(place)
+  builders = [_find_builder(name) for name in names]
   for builder in builders:
     try:
       builder.download_and_prepare(download_config=download_config)
-    except (OSError, tf.errors.OpError) as error:
-      reason = getattr(error, "strerror", None) or error.args[-1]
+    except Exception as error:
+      _close_bars(error)
+      reason = _why_unwritable(error)
+      if reason is None:
+        raise
       raise errors.UserError(
         f"{builder.data_path} cannot be written ({reason}); make room and a"
         " folder there that you may write to, and run the same command again"
@@ -72,6 +75,40 @@ def main(argv: Sequence[str]) -> None:
       for split, images in builder.info.splits.items()
     )
     _LOGGER.info("%s: %s", builder.data_path, found)
+
+
+def _find_domains(place: layout.Layout) -> Sequence[str]:
+  """Returns the names of all domains that have info files."""
+  root = place.info_files
+  found = []
+  if root.is_dir():
+    found = sorted(path.name for path in root.iterdir() if path.is_dir())
+  if not found:
+    raise errors.UserError(
+      f"{root} holds no <domain>/<split>.json; copy the info files of the data"
+      " set there, or write your own"
+    )
+  return found
+
+
+def _close_bars(error: BaseException | None) -> None:
+  """Ends the progress bars of what failed, which would go over its message."""
+  while error is not None:
+    traceback.clear_frames(error.__traceback__)
+    error = error.__cause__
+
+
+def _why_unwritable(error: BaseException | None) -> str | None:
+  """Returns what a file system said, from under what was made of it."""
+  while error is not None and not isinstance(error, errors.UserError):
+    if isinstance(error, OSError):
+      return error.strerror or str(error)
+    if isinstance(error, tf.errors.OpError):
+      return error.message
+    if "No space left" in str(error):  # ArrayRecord's own errors have no type
+      return "No space left on device"
+    error = error.__cause__
+  return None
 
 
 def _find_builder(name: str) -> tfds.core.DatasetBuilder:
