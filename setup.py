@@ -42,7 +42,7 @@ DATA = [
 VIZ = ["matplotlib>=3.9", "jinja2>=3.1"]
 WANDB = ["wandb>=0.19"]
 # The command line of tensorflow-datasets asks for both.
-BEAM = [*DATA, "apache-beam>=2.77", "mlcroissant>=1.0.9"]
+BEAM = [*DATA, "apache-beam>=2.77,<3", "mlcroissant>=1.0.9"]
 TEST = [
   *DATA,
   *VIZ,
