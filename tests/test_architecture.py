@@ -82,7 +82,12 @@ TOP = {
 DATA = "data"
 CLI = "cli"  # shared by the command lines; knows the errors alone
 # Imported under data/ alone: big, slow to load, absent on many accelerators.
-DATA_LIBRARIES = {"tensorflow", "tensorflow_datasets", "array_record"}
+DATA_LIBRARIES = {
+  "tensorflow",
+  "tensorflow_datasets",
+  "array_record",
+  "apache_beam",
+}
 # Modules of lighter libraries that import TensorFlow by themselves.
 BRINGS_TENSORFLOW = ("clu.metric_writers", "clu.periodic_actions")
 MAX_FILE_LINES = 350
