@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from udon_jax.data import formats, preprocess
+from udon_jax.data import formats
 
 # What the training and evaluation streams parse.
 IMAGE_FEATURE = {"image_bytes": tf.io.FixedLenFeature([], tf.string)}
@@ -68,9 +68,7 @@ def problem(
   if num_bytes is not None:
     is_readable = len(images[0]) == num_bytes
   else:
-    is_readable = preprocess.is_readable(images[0]) or formats.is_readable(
-      images[0]
-    )
+    is_readable = formats.is_readable(images[0])
   if not is_readable:
     return f"{name} holds no image that can be decoded"
   return None

@@ -84,8 +84,10 @@ class Pieces:
         writer.write(record)
         starts.append(starts[-1] + len(record) + offsets.FRAMING_BYTES)
     part.replace(self._folder / name)
-    num_bytes, crc = _checksum(self._folder / name)
-    self._done[name] = Piece(num_bytes, crc, starts)
+    found = _checksum(self._folder / name)
+    if found is None:
+      raise OSError(f"{name} vanished while it was written")
+    self._done[name] = Piece(*found, starts)
     self._note()
 
   def join(self, names: list[str], target: str) -> None:
