@@ -86,7 +86,7 @@ class TrainSource:
     """Yields batches from a position on; some records are known to be bad."""
     stream = streams.Stream(
       self.files,
-      plan=functools.partial(self._plan, bad=bad),
+      plan=functools.partial(self._plan, bad=frozenset(bad)),
       process=self._process,
       batch_size=self.batch_size,
       num_images=None,
