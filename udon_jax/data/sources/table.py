@@ -32,9 +32,9 @@ def read(own: own_domains.OwnDomain, *, key: str) -> listing.Listing:
   assert own.table is not None
   file = epath.Path(own.table).expanduser()
   folder = epath.Path(own.images).expanduser() if own.images else file.parent
-  if not folder.is_dir():
+  if own.images and not folder.is_dir():
     raise errors.UserError(
-      f"{key}.images={folder} is no folder; correct the path"
+      f"{key}.images={own.images} is no folder; correct the path"
     )
   paths, labels, splits, rows = [], [], [], []
   for number, row in _rows(file, key=f"{key}.table"):
@@ -81,12 +81,14 @@ def _rows(
     )
   try:
     yield from enumerate(reader(file), 1)
+  except errors.UserError:
+    raise
   except OSError as error:
     raise errors.UserError(
       f"{key}={file} cannot be read ({error.strerror or error}); correct the"
       " path"
     ) from None
-  except (ValueError, csv.Error, RecursionError) as error:
+  except (ValueError, NotImplementedError, csv.Error, RecursionError) as error:
     message = " ".join(str(error).split())
     raise errors.UserError(
       f"{key}={file} cannot be read ({message}); correct the file"
@@ -97,9 +99,10 @@ def _read_csv(file: epath.Path) -> Iterator[Mapping[str, Any]]:
   delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
   # A byte order mark, which spreadsheets write, is no part of a name.
   with file.open("r", encoding="utf-8-sig", newline="") as lines:
-    for row in csv.DictReader(lines, delimiter=delimiter, strict=True):
+    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    for number, row in enumerate(rows, 1):
       if None in row:
-        raise ValueError(f"a row has more cells than the first line: {row}")
+        raise ValueError(f"row {number} has more cells than the first line")
       yield row
 
 
@@ -142,7 +145,7 @@ def _labels(value: Any, *, where: str) -> tuple[str, ...]:
   if isinstance(value, str) and value.lstrip().startswith("["):
     try:
       value = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
       raise errors.UserError(
         f'{where}={value!r} is no JSON list; write ["a", "b"]'
       ) from None
