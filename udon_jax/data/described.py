@@ -102,13 +102,16 @@ def spec_of(
       f" {', '.join(domains.UNED_NAMES)}, those that config.own describes, and"
       f" those with lists, but {info_files / name} holds no <split>.json"
     )
-  spec = domains.from_splits(name, splits)
+  found = domains.from_splits(name, splits)
   pairs = _read(info_files, name).get("protocols")
-  for split in domains.EVAL_SPLITS:
-    pair = pairs.get(split) if isinstance(pairs, dict) else None
-    if isinstance(pair, list) and len(pair) == 2 and splits >= set(pair):
-      spec = dataclasses.replace(spec, **{split: domains.Protocol(*pair)})
-  return spec
+  told = {
+    split: domains.Protocol(*pair)
+    for split, pair in (pairs.items() if isinstance(pairs, dict) else ())
+    if isinstance(pair, list) and len(pair) == 2
+  }
+  return dataclasses.replace(
+    found, val=told.get("val", found.val), test=told.get("test", found.test)
+  )
 
 
 def splits_of(info_files: epath.Path, name: str) -> frozenset[str]:

@@ -42,6 +42,7 @@ def import_lists(
   """
   key = f"config.own.{own.name}"
   found = _read(own, images=place.images, key=key)
+  splits: Sequence[tuple[str, ...]]
   how = own.splits or (None if found.splits else _DEFAULT)
   if how is not None:
     _check_repeats(found)

@@ -95,9 +95,8 @@ def _by_image(
   """
   result = {}
   for name, numbers in members.items():
-    ordered = [
-      numbers[i] for i in _order([paths[i] for i in numbers], seed=how.seed)
-    ]
+    order = _order([paths[i] for i in numbers], seed=how.seed)
+    ordered = [numbers[i] for i in order]
     ordered.sort(key=lambda number: number not in first)
     # Rounded up as often as the share says: small classes, too, are held out.
     chance = _chance(name, seed=how.seed)
