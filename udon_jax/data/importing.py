@@ -22,7 +22,6 @@ from udon_jax.data.sources import folder, listing, making, table
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
 _TRAIN = domains.TRAIN_SPLIT
-_BREAK = frozenset("\n\r")
 _DEFAULT = own_domains.Splits(by=own_domains.BY_CLASS)
 
 
@@ -101,8 +100,8 @@ def _check(found: listing.Listing, splits: Sequence[tuple[str, ...]]) -> None:
     found.paths, found.labels, found.rows, splits, strict=True
   ):
     problem = info.path_problem(path)
-    if problem is None and any(_BREAK & set(label) for label in labels):
-      problem = f"class {labels!r} has a line break"
+    if problem is None and not all(_is_line(label) for label in labels):
+      problem = f"class {labels!r} is no line of text"
     if problem is None and len(labels) > 1 and _TRAIN in names:
       problem = f"a training image has one class, not {len(labels)}"
     for name in names:
@@ -110,6 +109,14 @@ def _check(found: listing.Listing, splits: Sequence[tuple[str, ...]]) -> None:
         problem = f"split {name!r} is no name for a folder"
     if problem:
       raise errors.UserError(f"{row}: {problem}; correct it")
+
+
+def _is_line(label: str) -> bool:
+  """Whether a class can stand in a line of its own."""
+  try:
+    return not set(b"\n\r") & set(label.encode())
+  except UnicodeEncodeError:  # half of a character
+    return False
 
 
 def _check_repeats(found: listing.Listing) -> None:

@@ -150,8 +150,12 @@ def _label_names(
     )
   label = features[own.label_feature]
   label = getattr(label, "feature", label)  # of a sequence of labels
-  dtype = getattr(label, "np_dtype", None)
-  if isinstance(dtype, Mapping) or np.dtype(dtype).kind not in "iuOS":
+  is_class = (
+    isinstance(label, tfds.features.Tensor)
+    and len(label.shape) <= 1
+    and np.dtype(label.np_dtype).kind in "iuOS"
+  )
+  if not is_class:
     raise errors.UserError(
       f"{key}.label_feature={own.label_feature!r} of {own.tfds} is neither an"
       " integer nor a text, nor a list of them"

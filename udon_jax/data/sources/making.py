@@ -46,7 +46,7 @@ def split(
 
 
 def _digest(name: str, *, seed: int) -> bytes:
-  text = f"{seed}\0{name}".encode(errors="surrogateescape")
+  text = f"{seed}\0{name}".encode(errors="surrogatepass")
   return hashlib.blake2b(text, digest_size=8).digest()
 
 

@@ -7,6 +7,7 @@ image is a query, in the index, or both.
 
 from collections.abc import Iterator, Mapping
 import csv
+import io
 import json
 from typing import Any
 
@@ -98,7 +99,10 @@ def _rows(
 def _read_csv(file: epath.Path) -> Iterator[Mapping[str, Any]]:
   delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
   # A byte order mark, which spreadsheets write, is no part of a name.
-  with file.open("r", encoding="utf-8-sig", newline="") as lines:
+  with (
+    file.open("rb") as opened,
+    io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as lines,
+  ):
     rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
     for number, row in enumerate(rows, 1):
       if None in row:
