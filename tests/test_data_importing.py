@@ -12,7 +12,7 @@ import yaml
 
 from tests import data_files, own_data
 from udon_jax import domains, errors
-from udon_jax.data import described, importing, info, replacing
+from udon_jax.data import importing, info, notes, replacing
 
 KEY = "config.own.shoes"
 CLASSES = {"b": 3, "a": 3, "10": 4, "9": 2, "猫": 3, "alone": 1}
@@ -57,7 +57,7 @@ def test_lists_are_valid_and_hold_every_image_once(root, source, splits):
 @pytest.mark.parametrize("splits", [BY_CLASS, BY_IMAGE])
 def test_classes_that_are_trained_on_come_first(root, source, splits):
   found = own_data.import_lists(root, folder=str(source), splits=splits)
-  names = described.class_names(own_data.data_dir(root), "shoes")
+  names = notes.class_names(own_data.data_dir(root), "shoes")
   assert names == (folder_of(root) / "classes.txt").read_text().splitlines()
   assert sorted(names) == sorted(CLASSES)
   for entries in found.values():
@@ -75,8 +75,8 @@ def test_what_the_lists_were_made_from_is_kept(root, source):
   place = own_data.data_dir(root)
   found = importing.import_lists(own, place)
   assert found.images == epath.Path(source)
-  assert described.with_images(place, "shoes").images == epath.Path(source)
-  assert described.with_images(place, "bags").images == place.images
+  assert notes.with_images(place, "shoes").images == epath.Path(source)
+  assert notes.with_images(place, "bags").images == place.images
   kept = yaml.safe_load((folder_of(root) / "source.yaml").read_text())
   assert kept["images"] == str(source)
   assert kept["essence"] == json.loads(json.dumps(own.essence()))
@@ -84,9 +84,9 @@ def test_what_the_lists_were_made_from_is_kept(root, source):
     "val": ["val", "train"],
     "test": ["test", "train"],
   }
-  described.check(own, place)
-  spec = described.spec_of(place.info_files, "shoes", key="")
-  assert spec == own.spec(described.splits_of(place.info_files, "shoes"))
+  notes.check(own, place)
+  spec = notes.spec_of(place.info_files, "shoes", key="")
+  assert spec == own.spec(notes.splits_of(place.info_files, "shoes"))
 
 
 def test_a_relative_folder_is_found_from_elsewhere(
@@ -95,7 +95,7 @@ def test_a_relative_folder_is_found_from_elsewhere(
   monkeypatch.chdir(tmp_path)
   own_data.import_lists(root, folder="source")
   monkeypatch.chdir("/")
-  place = described.with_images(own_data.data_dir(root), "shoes")
+  place = notes.with_images(own_data.data_dir(root), "shoes")
   assert place.images == epath.Path(source)
 
 
@@ -193,7 +193,7 @@ def test_a_changed_description_is_refused_by_its_key(root, source, key):
   place = own_data.data_dir(root)
   words = f"{KEY}.{key}" if key != "label_column" else f"{KEY}.source"
   with pytest.raises(errors.UserError, match=re.escape(words)) as found:
-    described.check(own_data.describe(**CHANGES[key]), place)
+    notes.check(own_data.describe(**CHANGES[key]), place)
   assert "prepare` with the same --config" in str(found.value)
 
 
@@ -209,10 +209,10 @@ def test_a_damaged_note_is_as_none(root, source, text):
     file.unlink()
   else:
     file.write_text(text)
-  with pytest.raises(errors.UserError, match="source.yaml is missing or dam"):
-    described.check(own, place)
-  assert described.with_images(place, "shoes") == place
-  spec = described.spec_of(place.info_files, "shoes", key="")
+  with pytest.raises(errors.UserError, match="yaml is missing or dam"):
+    notes.check(own, place)
+  assert notes.with_images(place, "shoes") == place
+  spec = notes.spec_of(place.info_files, "shoes", key="")
   assert spec == domains.from_splits("shoes", {"train", "val", "test"})
 
 

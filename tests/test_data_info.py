@@ -170,3 +170,30 @@ def test_damage_is_named_or_still_a_list(tmp_path_factory, data):
   for path in found.paths:
     assert path.encode() and "\0" not in path
     assert ".." not in path.split("/") and not path.startswith("/")
+
+
+ODD = st.sampled_from(
+  [True, 1.0, -1, 0, 5, 2**31 - 1, 2**31, 2**70, None, "0", [], [1], [1, 2]]
+)
+PATHS = st.one_of(
+  st.text(st.sampled_from("a./\\:C\n\0ä\ud800"), max_size=5),
+  st.sampled_from([None, 3, "a..b", "b/../c", ["a"]]),
+)
+ENTRIES = st.one_of(
+  st.fixed_dictionaries({"path": PATHS, "class_id": ODD}),
+  st.fixed_dictionaries({"path": st.just("a"), "class_id": st.integers(0, 9)}),
+  st.sampled_from(["path", ["path", "class_id"], 3, None, {"path": "a"}]),
+)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(entries=st.lists(ENTRIES, min_size=1, max_size=4))
+def test_what_is_sound_at_a_glance_is_sound_when_looked_at(entries):
+  for split in ("train", "test"):
+    looked_at = [info._problem(entry, split) for entry in entries]
+    if info._are_sound(entries, split):
+      assert looked_at == [None] * len(entries)
+
+
+def test_plain_entries_are_sound_at_a_glance():
+  assert info._are_sound([GOOD, {"path": "ä b/c.jpg", "class_id": 7}], "train")

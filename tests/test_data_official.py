@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import data_files, official_data
 from udon_jax import domains, errors
-from udon_jax.data import dataset, examples, jobs, layout, splits
+from udon_jax.data import dataset, examples, image_files, layout, splits
 
 SPLITS = {"train": 9, "val": 5, "test": 6, "index": 7, "small_index": 4}
 NAMES = ("met", "cars")
@@ -290,7 +290,9 @@ def test_escaped_files_are_found_as_the_official_converter_finds_them(
   file.parent.mkdir(parents=True)
   file.write_bytes(b"")
   place = layout.find(tmp_path)
-  assert str(place.images / jobs.find_image(place.images, path)) == str(file)
+  assert str(place.images / image_files.find_name(place.images, path)) == str(
+    file
+  )
 
 
 def test_prepare_takes_lists_from_elsewhere(tmp_path):

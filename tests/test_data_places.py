@@ -9,7 +9,7 @@ import pytest
 
 from tests import command_lines, data_files, own_data
 from udon_jax import domains, errors
-from udon_jax.data import dataset, described, importing, places
+from udon_jax.data import dataset, importing, notes, places
 
 SPLITS = ("train", "val", "test")
 BY_IMAGE = {"by": "image", "val": 0.3, "test": 0.3}
@@ -142,7 +142,7 @@ def test_an_index_of_training_images_has_their_labels(root):
   (task,) = tasks["test"]()
   assert task.index.name == "train"
   place = own_data.data_dir(root)
-  names = described.class_names(place, "shoes")
+  names = notes.class_names(place, "shoes")
   images = [x for batch in task.index.open() for x in batch.images[batch.mask]]
   assert len(images) == len(task.index.keys) == len(task.index.labels)
   for key, (label,), image in zip(
@@ -150,9 +150,7 @@ def test_an_index_of_training_images_has_their_labels(root):
   ):
     assert key.startswith(f"{names[label]}/")
     data = (root / "source" / key).read_bytes()
-    expected = data_files.eval_image(
-      data, crop_size=16, round_pixels=True
-    )
+    expected = data_files.eval_image(data, crop_size=16, round_pixels=True)
     assert abs(image.astype(int) - expected.numpy().astype(int)).max() <= 1
 
 
@@ -163,8 +161,8 @@ import sys
 for name in ("tensorflow", "tensorflow_datasets", "pyarrow"):
   sys.modules[name] = None
 from etils import epath
-from udon_jax.data import described
-spec = described.spec_of(epath.Path({str(root / "info_files")!r}), "shoes", key="")
+from udon_jax.data import notes
+spec = notes.spec_of(epath.Path({str(root / "info_files")!r}), "shoes", key="")
 print(spec.test.index)
 """
   done = subprocess.run(
@@ -189,9 +187,9 @@ def test_preparing_again_does_nothing(root):
 
 def test_names_of_lists_come_sorted(root):
   folder = epath.Path(root / "info_files")
-  assert described.names(folder) == ["cars", "mine", "shoes"]
-  assert described.names(folder / "nowhere") == []
-  assert described.splits_of(folder, "mine") == {*SPLITS, "test_index"}
+  assert notes.names(folder) == ["cars", "mine", "shoes"]
+  assert notes.names(folder / "nowhere") == []
+  assert notes.splits_of(folder, "mine") == {*SPLITS, "test_index"}
   assert importing.import_lists(
     describe(root)["shoes"], own_data.data_dir(root)
-  ) == described.with_images(own_data.data_dir(root), "shoes")
+  ) == notes.with_images(own_data.data_dir(root), "shoes")

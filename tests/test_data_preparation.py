@@ -11,7 +11,7 @@ from tests import data_files
 from udon_jax import errors
 from udon_jax.data import (
   examples,
-  jobs,
+  image_files,
   layout,
   metadata,
   records,
@@ -192,13 +192,13 @@ def test_a_folder_without_info_files_is_named(tmp_path):
 def test_an_image_is_looked_for_under_its_own_name_first(tmp_path):
   images = layout.find(tmp_path).images
   images.mkdir()
-  assert jobs.find_image(images, "ü.jpg") is None
+  assert image_files.find_name(images, "ü.jpg") is None
   (images / "#U00fc.jpg").write_bytes(b"")
-  assert jobs.find_image(images, "ü.jpg") == "#U00fc.jpg"
+  assert image_files.find_name(images, "ü.jpg") == "#U00fc.jpg"
   (images / "#L01f600.jpg").write_bytes(b"")
-  assert jobs.find_image(images, "😀.jpg") == "#L01f600.jpg"
+  assert image_files.find_name(images, "😀.jpg") == "#L01f600.jpg"
   (images / "ü.jpg").write_bytes(b"")
-  assert jobs.find_image(images, "ü.jpg") == "ü.jpg"
+  assert image_files.find_name(images, "ü.jpg") == "ü.jpg"
 
 
 def test_the_command_line(root):

@@ -480,7 +480,7 @@ def test_labels_that_are_no_classes_are_named(tmp_path, feature):
     {"train": [own_data.example(1, label)]},
     features=features,
   )
-  with pytest.raises(errors.UserError, match="label_feature='label'.*neither"):
+  with pytest.raises(errors.UserError, match=r"label_feature='label'.*neither"):
     read_built(tmp_path / "images", tfds=place)
 
 

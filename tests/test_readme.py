@@ -14,7 +14,12 @@ from udon_jax import default_config
 ROOT = command_lines.ROOT
 TEXTS = {
   name: (ROOT / name).read_text(encoding="utf-8")
-  for name in ("README.md", "CONTRIBUTING.md", "docs/from_official.md")
+  for name in (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/from_official.md",
+    "docs/uned.md",
+  )
 }
 MAKEFILE = (ROOT / "Makefile").read_text()
 SETUP = (ROOT / "setup.py").read_text()
@@ -23,6 +28,8 @@ OTHERS = {
   "python3 -m venv .venv",
   "source .venv/bin/activate",
   "tensorboard --logdir=runs",
+  "tfds build udon_jax/data/uned --config=cars --manual_dir=/data/uned"
+  " --data_dir=/data/records",
 }
 
 

@@ -55,7 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.eval_every = 5000
   c.checkpoint_every = 1000
   # Weights to start from, as KIND:PATH: "augreg:FILE.npz", "clip:FILE",
-  # "hf:DIR" or "official:DIR".
+  # "hf:DIR", "official:DIR" or "udon:WORKDIR", the best checkpoint of a run of
+  # ours: teachers and prototypes too, of domains that both have.
   c.pretrained = config_dict.placeholder(str)
   # Workdir, ours or of the official code, whose newest checkpoint a new run
   # continues from.

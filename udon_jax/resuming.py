@@ -17,6 +17,7 @@ from udon_jax import (
   prototypes,
   semantics,
   train_state,
+  warm_start,
   workdirs,
 )
 from udon_jax import run as runs
@@ -43,8 +44,8 @@ def restore_or_init(
      diverge whatever the rates.
   2. The newest checkpoint of config.resume_from that is whole; that of the
      official code if the folder is a run of it.
-  3. New parameters, with a backbone from config.pretrained; of a run of the
-     official code also with its projections and prototypes.
+  3. New parameters, with a backbone from config.pretrained; of a run, ours or
+     of the official code, also with its projections and prototypes.
   4. New parameters.
 
   Args:
@@ -65,6 +66,8 @@ def restore_or_init(
       return official_state.restore(run, folder)
     return _restore_from(run, folder)
   state = run.init_state()
+  if warm_start.is_pretrained(run.config.pretrained):
+    return warm_start.load(run, state)
   if run.config.pretrained is not None:
     params = build.load_pretrained(run.config, state.params)
     state = state.replace(params=params)

@@ -139,42 +139,40 @@ def set_up(
   sources: Sequence[structs.TrainSource],
   *,
   devices: Sequence[jax.Device] | None = None,
+  told: bool = True,
 ) -> Run:
   """Builds and checks everything that a run needs before its first step.
 
-  Nothing is read of the sources; the devices are all of JAX's by default.
+  Nothing is read of the sources.
+
+  Args:
+    config: the config.
+    sources: its domains.
+    devices: all of JAX's by default.
+    told: whether the log tells of mesh and parameters.
   """
   checks.check(config)
   # Only a run asks for it: its checkpoints are used without.
   wandb_sink.check(config.wandb.project, mode=config.wandb.mode)
   mesh = build.mesh(config, devices)
-  logger.info("%s", partitioning.describe_mesh(mesh))
+  level = logging.INFO if told else logging.DEBUG
+  logger.log(level, "%s", partitioning.describe_mesh(mesh))
   num_examples = [source.num_examples for source in sources]
   config = semantics.resolve(
     config, num_devices=mesh.size, num_examples=num_examples
   )
   num_steps, frozen_steps = semantics.num_steps(config, num_examples)
   profiling.check(config.profile_steps, num_steps=num_steps)
-  model = build.model(config, len(sources))
   optimizer = build.optimizer(config, num_steps, frozen_steps=frozen_steps)
   policy = semantics.policy(config, num_steps, num_examples)
-  layout = prototypes.make_layout(
-    [source.name for source in sources],
-    [source.num_classes for source in sources],
-    mesh,
-    rows=config.prototypes.block_rows,
-  )
+  layout = _make_layout(config, sources, mesh)
+  model = build.model(config, len(sources))
   init = functools.partial(
-    _init_state,
-    config=config,
-    model=model,
-    optimizer=optimizer,
-    layout=layout,
-    num_examples=num_examples,
+    _init_state, config, model, optimizer, layout, num_examples
   )
   shapes = jax.eval_shape(init)
   places = train_state.shardings(shapes, mesh)
-  logger.info("%s", overview.format_totals(shapes, layout))
+  logger.log(level, "%s", overview.format_totals(shapes, layout))
   parts = _Parts(
     config=config,
     model=model,
@@ -206,6 +204,20 @@ def set_up(
   )
 
 
+def _make_layout(
+  config: ml_collections.ConfigDict,
+  sources: Sequence[structs.TrainSource],
+  mesh: Mesh,
+) -> prototypes.Layout:
+  """Returns the layout of the class tables."""
+  return prototypes.make_layout(
+    [source.name for source in sources],
+    [source.num_classes for source in sources],
+    mesh,
+    rows=config.prototypes.block_rows,
+  )
+
+
 def _placed(shapes: State, places: State) -> State:
   """Returns shapes that say where their arrays lie."""
   return jax.tree.map(
@@ -215,7 +227,7 @@ def _placed(shapes: State, places: State) -> State:
   )
 
 
-def _init_state(*, config, model, optimizer, layout, num_examples) -> State:
+def _init_state(config, model, optimizer, layout, num_examples) -> State:
   """Returns the state before the first step."""
   return train_state.init(
     jax.random.key(config.seed),

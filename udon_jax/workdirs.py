@@ -123,6 +123,7 @@ def check_same_model(
   *,
   saved: Mapping[str, Any],
   given: Mapping[str, Any],
+  key: str = "config.resume_from",
 ) -> None:
   """Raises a UserError if a run's parameters have other shapes.
 
@@ -130,12 +131,12 @@ def check_same_model(
     workdir: the folder of the run that this one starts from.
     saved: the config of its checkpoints, as plain values.
     given: the config of this start, likewise.
+    key: what the user named the folder in, for the message.
   """
   differing = _differing(saved, given, keys=_SHAPING, free=_SHAPELESS)
   if differing:
     raise errors.UserError(
-      f"config.resume_from={workdir} holds another model: {differing}; use its "
-      "values"
+      f"{key}={workdir} holds another model: {differing}; use its values"
     )
 
 

@@ -14,7 +14,7 @@ from etils import epath
 import ml_collections
 
 from udon_jax import build, default_config, domains, errors, trained
-from udon_jax.data import described, layout, records
+from udon_jax.data import layout, notes, records
 from udon_jax.models import architecture
 from udon_jax.pretrained import kinds, weights
 
@@ -52,7 +52,7 @@ def load(
   config = _config(found, image_size=image_size, batch_size=batch_size)
   place = layout.find(data_dir, info_files=info_files, key="--data")
   for name in domain_names or ():
-    described.spec_of(place.info_files, name, key="--domains")
+    notes.spec_of(place.info_files, name, key="--domains")
   config.domains = tuple(domain_names or _find_domains(place, splits))
   config.lock()
   mesh = build.eval_mesh(config, key="--batch_size")
@@ -116,9 +116,9 @@ def _find_domains(
     UserError: it has none.
   """
   specs = [
-    described.spec_of(place.info_files, name, key="--data")
-    for name in domains.in_order(described.names(place.info_files))
-    if name in domains.UNED or described.splits_of(place.info_files, name)
+    notes.spec_of(place.info_files, name, key="--data")
+    for name in domains.in_order(notes.names(place.info_files))
+    if name in domains.UNED or notes.splits_of(place.info_files, name)
   ]
   found = tuple(
     spec.name

@@ -11,10 +11,10 @@ from etils import epath
 from udon_jax import domains as domain_table
 from udon_jax import errors, structs
 from udon_jax.data import (
-  described,
   descriptor_files,
   info,
   layout,
+  notes,
   vectors,
 )
 
@@ -134,7 +134,7 @@ class _Wanted:
 
   def _spec(self, name: str, *, key: str) -> domain_table.DomainSpec:
     try:
-      return described.spec_of(self._info_files, name, key=key)
+      return notes.spec_of(self._info_files, name, key=key)
     except errors.UserError as error:
       raise errors.UserError(
         f"{error}; --domains takes some of the file's domains and leaves out"

@@ -4,6 +4,7 @@ Source: the UnED repository, convert_to_tfrecord_from_file.py.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -30,6 +31,33 @@ def serialize(*, image_bytes: bytes, class_ids: Sequence[int], key: str):
   return example.SerializeToString(deterministic=True)
 
 
+class Parts(NamedTuple):
+  """What a record holds.
+
+  Attributes:
+    key: path of its image.
+    class_ids: its classes.
+    images: encoded images, of which there must be one.
+  """
+
+  key: str
+  class_ids: Sequence[int]
+  images: Sequence[bytes]
+
+
+def parse(data: bytes) -> Parts | None:
+  """Returns what a record holds, or None if it is no record of images."""
+  example = _parse(data)
+  if example is None:
+    return None
+  feature = example.features.feature
+  return Parts(
+    _key(example),
+    list(feature["class_id"].int64_list.value),
+    list(feature["image_bytes"].bytes_list.value),
+  )
+
+
 def key(data: bytes) -> str | None:
   """Returns the key of a record: the path of its image."""
   example = _parse(data)
@@ -42,6 +70,25 @@ def image_bytes(data: bytes) -> bytes:
   if example is None:
     return b""
   return b"".join(example.features.feature["image_bytes"].bytes_list.value)
+
+
+def labels(data: bytes) -> list[int]:
+  """Returns the class ids of a record."""
+  example = _parse(data)
+  assert example is not None, "records are checked when they are made"
+  return list(example.features.feature["class_id"].int64_list.value)
+
+
+def is_readable(image: bytes, *, num_bytes: int | None = None) -> bool:
+  """Tells whether an image can be read.
+
+  Args:
+    image: the encoded image, or bare pixels.
+    num_bytes: length of bare pixels; None if it is encoded.
+  """
+  if num_bytes is not None:
+    return len(image) == num_bytes
+  return preprocess.is_readable(image) or formats.is_readable(image)
 
 
 def problem(
@@ -65,13 +112,7 @@ def problem(
   labels = feature["class_id"].int64_list.value
   if with_label and len(labels) != 1:
     return f"{name} has {len(labels)} class ids; training needs one"
-  if num_bytes is not None:
-    is_readable = len(images[0]) == num_bytes
-  else:
-    is_readable = preprocess.is_readable(images[0]) or formats.is_readable(
-      images[0]
-    )
-  if not is_readable:
+  if not is_readable(images[0], num_bytes=num_bytes):
     return f"{name} holds no image that can be decoded"
   return None
 

@@ -17,7 +17,7 @@ from etils import epath
 import yaml
 
 from udon_jax import domains, errors, own_domains
-from udon_jax.data import described, info, layout, replacing
+from udon_jax.data import info, layout, notes, replacing
 from udon_jax.data.sources import folder, listing, making, table
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
@@ -72,7 +72,7 @@ def import_lists(
     own.name,
     ", ".join(f"{count:,} images in {name}" for name, count in counts.items()),
   )
-  return described.with_images(place, own.name)
+  return notes.with_images(place, own.name)
 
 
 def _read(
@@ -134,9 +134,7 @@ def _check_repeats(found: listing.Listing) -> None:
 
 def _check_target(target: epath.Path, *, key: str) -> None:
   """Raises where lists that somebody else made would be lost."""
-  if any(target.glob("*.json")) and not (
-    (target / described.SOURCE_FILE).exists()
-  ):
+  if any(target.glob("*.json")) and not ((target / notes.SOURCE_FILE).exists()):
     raise errors.UserError(
       f"{target} holds lists that were not made from {key}; give the domain"
       " another name, or move them away"
@@ -172,7 +170,7 @@ def _contents(
     for name in names:
       lists[name].append(line)
   images = str(found.images)
-  source = described.source(
+  source = notes.source(
     own,
     images=images if "://" in images else os.path.abspath(images),
     spec=spec,
@@ -182,8 +180,8 @@ def _contents(
       f"{name}.json": "[\n" + ",\n".join(lines) + "\n]\n"
       for name, lines in lists.items()
     },
-    described.CLASSES_FILE: "".join(f"{label}\n" for label in classes),
-    described.SOURCE_FILE: yaml.safe_dump(source, sort_keys=False),
+    notes.CLASSES_FILE: "".join(f"{label}\n" for label in classes),
+    notes.SOURCE_FILE: yaml.safe_dump(source, sort_keys=False),
   }
 
 

@@ -2,7 +2,6 @@
 
 import collections
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
 import logging
 
@@ -10,11 +9,12 @@ from etils import epath
 
 from udon_jax import domains, errors, own_domains
 from udon_jax.data import (
-  described,
+  image_files,
   importing,
   info,
   layout,
   metadata,
+  notes,
   places,
   records,
   splits,
@@ -45,26 +45,6 @@ class Options:
   exif: bool = True
 
 
-def find_image(images: epath.Path, path: str) -> str | None:
-  """Returns where an image lies below a folder, or None if it is missing.
-
-  Archives of RP2K are often unpacked with `#Uxxxx` in the place of every
-  character beyond ASCII (`#Lxxxxxx` for those of more than 16 bits); such a
-  name is tried second.
-  """
-  escaped = "".join(c if c.isascii() else _escape(ord(c)) for c in path)
-  for name in dict.fromkeys((path, escaped)):
-    with contextlib.suppress(OSError):  # a name too long for the disk
-      if (images / name).exists():
-        return name
-  return None
-
-
-def _escape(code: int) -> str:
-  """Returns what unzip writes for a character that it cannot."""
-  return f"#U{code:04x}" if code < 2**16 else f"#L{code:06x}"
-
-
 def find_splits(
   place: layout.Layout,
   names: Sequence[str] | None,
@@ -72,7 +52,7 @@ def find_splits(
 ) -> list[tuple[layout.Layout, str, str]]:
   """Returns all (place, domain, split) to prepare."""
   found = []
-  known = described.names(place.info_files)
+  known = notes.names(place.info_files)
   if not known and not own:
     raise errors.UserError(
       f"{place.info_files} holds no <domain>/<split>.json; copy the info files"
@@ -90,8 +70,8 @@ def find_splits(
         f"--domains: {place.info_files / name} is missing; domains with info"
         f" files: {', '.join(known)}"
       )
-    where = described.with_images(where, name)
-    splits_there = sorted(described.splits_of(where.info_files, name))
+    where = notes.with_images(where, name)
+    splits_there = sorted(notes.splits_of(where.info_files, name))
     if name in domains.UNED:
       # The official lists hold splits that nothing reads.
       wanted = domains.UNED[name].splits
@@ -134,7 +114,7 @@ def make(
   found = known is None and folder.exists()
   if found and _adopt(place, domain, split, images, fingerprint):
     return None
-  files = [find_image(place.images, path) for path in images.paths]
+  files = [image_files.find_name(place.images, path) for path in images.paths]
   return writer.Job(
     domain, split, images, fingerprint, place.images, files, store
   )

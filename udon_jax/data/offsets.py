@@ -30,6 +30,7 @@ _HEADER = struct.Struct("<QI")
 # Read at a time: with larger records the rest of a record is skipped, with
 # smaller ones a disk reads on without seeking.
 _BLOCK_BYTES = 2**18
+_NUM_SAMPLES = 16
 
 
 def load(file: epath.PathLike) -> Int[np.ndarray, "n+1"]:
@@ -142,3 +143,34 @@ def _broken(
     f" {offsets[-1]} of {size}, is not whole; copy the file again, or"
     " delete it and prepare the data again"
   )
+
+
+def problem_of_kept(file: epath.PathLike) -> str | None:
+  """Returns what is wrong with the offsets that were kept, if anything.
+
+  That there are none is not wrong. Some records, of the first to the last, are
+  looked for where the offsets say.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  file = epath.Path(file)
+  with _readable(file):
+    size = file.stat().length
+    kept = sidecars.read(file, sidecars.OFFSETS, fits=lambda _: True)
+    if kept is None:
+      damaged = sidecars.beside(file, sidecars.OFFSETS).exists()
+      return "are damaged" if damaged else None
+    if not _fit(kept, size):
+      return f"are not of a file of {size} bytes"
+    count = len(kept) - 1
+    sample = np.unique(
+      np.linspace(0, max(count - 1, 0), _NUM_SAMPLES, dtype=int)
+    )
+    with contextlib.closing(storage.PieceReader([file])) as reader:
+      for record in sample[:count]:
+        start, end = kept[record : record + 2].tolist()
+        header = reader.read(0, start, HEADER_BYTES)
+        if header_length(header) != end - start - FRAMING_BYTES:
+          return f"tell of a record {record} at byte {start}, where none starts"
+  return None

@@ -84,8 +84,9 @@ class Pieces:
         writer.write(record)
         starts.append(starts[-1] + len(record) + offsets.FRAMING_BYTES)
     part.replace(self._folder / name)
-    num_bytes, crc = _checksum(self._folder / name)
-    self._done[name] = Piece(num_bytes, crc, starts)
+    found = _checksum(self._folder / name)
+    assert found is not None, "it was just written"
+    self._done[name] = Piece(*found, starts)
     self._note()
 
   def join(self, names: list[str], target: str) -> None:

@@ -13,9 +13,10 @@ import logging
 
 from jaxtyping import Int
 import numpy as np
+import tensorflow as tf
 
 from udon_jax import errors, structs
-from udon_jax.data import order, preprocess, records, storing
+from udon_jax.data import examples, order, preprocess, records, storing
 from udon_jax.data import stream as streams
 
 _LOGGER = logging.getLogger(__name__)
@@ -103,6 +104,23 @@ class TrainSource:
         image, size=options.resize_size, round_pixels=options.round_pixels
       )
     return preprocess.augment(image, offset, flip, crop_size=options.crop_size)
+
+  def augmented(self, record: int, *, epoch: int) -> np.ndarray:
+    """Returns what training sees of a record in an epoch, [crop, crop, 3].
+
+    Args:
+      record: its number among the files.
+      epoch: from 0.
+    """
+    offsets, flips = order.augmentations(
+      np.array([epoch]),
+      np.array([record]),
+      seed=self.seed,
+      domain=self.name,
+      room=self.options.resize_size - self.options.crop_size,
+    )
+    data = examples.image_bytes(self.files.read(record))
+    return self._process(tf.constant(data), offsets[0], flips[0]).numpy()
 
   def _pass_over(self, error: errors.BadExampleError, bad: set[int]) -> None:
     """Notes a bad example, unless there are too many."""

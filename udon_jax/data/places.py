@@ -8,7 +8,7 @@ from etils import epath
 
 from udon_jax import domains as domain_table
 from udon_jax import errors, own_domains
-from udon_jax.data import described, layout
+from udon_jax.data import layout, notes
 
 Domain = str | domain_table.DomainSpec
 
@@ -70,7 +70,7 @@ def find(
     if isinstance(domain, domain_table.DomainSpec)
     else _own(own[domain], base)
     if domain in own
-    else Place(_known(base(), domain), described.with_images(base(), domain))
+    else Place(_known(base(), domain), notes.with_images(base(), domain))
     for domain in domains
   ]
   names = [place.name for place in found]
@@ -93,9 +93,9 @@ def _own(own: own_domains.OwnDomain, base) -> Place:
     place = layout.find(own.records, key=f"config.own.{own.name}.records")
   else:
     place = of_lists(base())
-    described.check(own, place)
-    place = described.with_images(place, own.name)
-  splits = described.splits_of(place.info_files, own.name)
+    notes.check(own, place)
+    place = notes.with_images(place, own.name)
+  splits = notes.splits_of(place.info_files, own.name)
   if not splits:
     raise errors.UserError(
       f"config.own.{own.name}: {place.info_files / own.name} holds no"
@@ -106,4 +106,4 @@ def _own(own: own_domains.OwnDomain, base) -> Place:
 
 def _known(place: layout.Layout, name: str) -> domain_table.DomainSpec:
   """Returns a domain of UnED, or one that has lists."""
-  return described.spec_of(place.info_files, name, key="config.domains")
+  return notes.spec_of(place.info_files, name, key="config.domains")

@@ -50,8 +50,8 @@ def is_readable(image_bytes: bytes) -> bool:
   try:
     image = tf.io.decode_jpeg(image_bytes, channels=3, ratio=8)
     return bool(tf.size(tf.reshape(image, tf.shape(image)[-3:])) > 0)
-  except tf.errors.OpError:
-    return False
+  except (tf.errors.OpError, UnicodeDecodeError):
+    return False  # messages may quote the file, and then be no text
 
 
 def squash(image: tf.Tensor, *, size: int, round_pixels: bool) -> tf.Tensor:

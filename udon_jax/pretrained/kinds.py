@@ -13,6 +13,8 @@ from udon_jax.pretrained import (
   weights,
 )
 
+# A whole run of ours, which `warm_start` reads; only training starts from it.
+OF_RUNS = "udon"
 KINDS: dict[str, Callable[..., weights.Weights]] = {
   "augreg": augreg.open_weights,
   "clip": clip.open_weights,
@@ -36,7 +38,8 @@ def open_weights(
   """
   kind, _, path = spec.partition(":")
   if kind not in KINDS or not path:
+    known = [*KINDS, OF_RUNS] if key == "config.pretrained" else list(KINDS)
     raise errors.UserError(
-      f"{key}={spec!r} must be KIND:PATH with a kind of {', '.join(KINDS)}"
+      f"{key}={spec!r} must be KIND:PATH with a kind of {', '.join(known)}"
     )
   return KINDS[kind](epath.Path(path).expanduser(), key=key)

@@ -193,15 +193,16 @@ def _examples(
   builder: Any, own: own_domains.OwnDomain, split: str
 ) -> Iterator[Mapping[str, Any]]:
   """Yields examples with encoded images, in the order of the files."""
+  decoders = tfds.decode.PartialDecoding(
+    {own.image_feature: True, own.label_feature: True},
+    decoders={own.image_feature: tfds.decode.SkipDecoding()},
+  )
+  if builder.info.file_format.value == "array_record":
+    yield from builder.as_data_source(split=split, decoders=decoders)
+    return
   config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
   dataset = builder.as_dataset(
-    split=split,
-    shuffle_files=False,
-    read_config=config,
-    decoders=tfds.decode.PartialDecoding(
-      {own.image_feature: True, own.label_feature: True},
-      decoders={own.image_feature: tfds.decode.SkipDecoding()},
-    ),
+    split=split, shuffle_files=False, read_config=config, decoders=decoders
   )
   yield from dataset.as_numpy_iterator()
 

@@ -1,0 +1,1 @@
+"""What a run will be trained on, in numbers and pictures."""
