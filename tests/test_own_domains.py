@@ -10,6 +10,7 @@ import yaml
 
 from tests import fakes
 from udon_jax import build, checks, domains, errors, own_domains
+from udon_jax.data import notes
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "own_domains.md"
 KEY = "config.own.shoes"
@@ -265,3 +266,61 @@ def test_a_file_becomes_part_of_the_config(tmp_path):
     config.own.shoes = FOLDER
   with pytest.raises(errors.UserError, match=r"config.own.shoes is also desc"):
     build.with_own_file(config)
+
+
+def rows_of(heading):
+  """Returns the first cells of the table after a heading of the page."""
+  text = DOCS.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+  return re.findall(r"^\| `([^`|]+)` \|", text, re.MULTILINE)
+
+
+def test_the_page_has_every_key_and_no_other():
+  fields = [f.name for f in dataclasses.fields(own_domains.OwnDomain)]
+  assert sorted(rows_of("Four descriptions")) == sorted(fields[1:])
+  (told,) = re.findall(r"source tells: (`[^|]*`) \|", DOCS.read_text())
+  splits = [f.name for f in dataclasses.fields(own_domains.Splits)]
+  assert re.findall(r"`(\w+)`", told) == splits
+
+
+def test_the_page_says_which_keys_go_together():
+  lines = DOCS.read_text().splitlines()
+  for key in own_domains.SOURCES:
+    assert any(line.startswith(f"| `{key}` | |") for line in lines)
+  sources = {"table": TABLE, "tfds": TFDS}
+  for line in lines:
+    for name, source in sources.items():
+      for key in re.findall(rf"^\| `(\w+)` \| `{name}` \|", line):
+        assert getattr(parse(source | {key: "x"}), key) == "x"
+        with pytest.raises(errors.UserError, match=f"{key} goes with {name}"):
+          parse(FOLDER | {key: "x"})
+
+
+def test_the_descriptions_of_the_page_are_good(tmp_path):
+  (text,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+  (tmp_path / "own.yaml").write_text(text)
+  found = own_domains.read_file(tmp_path / "own.yaml", key="")
+  sources = [own.source for own in own_domains.parse_all(found).values()]
+  assert sources == list(own_domains.SOURCES)
+
+
+def test_the_page_names_files_that_are_written():
+  assert set(rows_of("What is written")) >= {
+    f"info_files/<name>/{file}"
+    for file in ("<split>.json", notes.CLASSES_FILE, notes.SOURCE_FILE)
+  }
+  root = DOCS.parent.parent
+  for path in re.findall(r"\]\(([^)]+)\)", DOCS.read_text()):
+    assert (DOCS.parent / path).exists()
+  for path in re.findall(r"--config=(\S+)", DOCS.read_text()):
+    assert (root / path).exists()
+  assert len(DOCS.read_text().splitlines()) <= 130
+
+
+def test_the_page_tells_the_defaults():
+  text = DOCS.read_text()
+  for field in dataclasses.fields(own_domains.OwnDomain):
+    if isinstance(field.default, str):
+      (line,) = re.findall(rf"^\| `{field.name}` \|.*$", text, re.MULTILINE)
+      assert f"`{field.default}` by default" in line
+  default = own_domains.Splits(by="class")
+  assert f"({default.val} and {default.test} by default)" in text
