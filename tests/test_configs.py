@@ -63,7 +63,8 @@ def leaves(config, prefix=""):
 
 
 def keys(config):
-  return {key for key, _ in leaves(config)}
+  """Returns all keys but those of descriptions, which a config chooses."""
+  return {key for key, _ in leaves(config) if not key.startswith("own.")}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -76,7 +77,10 @@ def test_complete_and_locked(name):
 def test_values_fit_each_other(name):
   config = ALL[name]
   checks.check(config)
-  sizes = [domains.UNED[d].num_examples["train"] for d in config.domains]
+  sizes = [
+    domains.UNED[d].num_examples["train"] if d in domains.UNED else 10_000
+    for d in config.domains
+  ]
   steps, frozen = semantics.num_steps(config, sizes)
   assert 0 <= frozen < steps
   adamw = build.optimizer(config, steps, frozen_steps=frozen)
@@ -89,13 +93,29 @@ def test_values_fit_each_other(name):
   )
 
 
+def test_domains_of_ones_own_are_described():
+  for suffix in ("", ":smoke", ":clip", ":mlp"):
+    config = ALL[f"own{suffix}"]
+    assert set(config.domains) == set(config.own) == {"shoes", "bags"}
+  assert ALL["own:clip"].model.name == "clip_b16"
+  assert ALL["own:smoke,clip"].own == ALL["own:smoke"].own
+  paper, own = ALL["uned_vitb16"], ALL["own"]
+  known = dict(leaves(paper))
+  differing = {k for k, v in leaves(own) if v != known.get(k)}
+  assert {k.partition(".")[0] for k in differing} == {
+    "own",
+    "domains",
+    "data_dir",
+  }
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_says_how_to_run_it(name):
   text = inspect.getdoc(load(name))
   assert f"configs/{name}.py" in text or "make " in text
 
 
-@pytest.mark.parametrize("name", ["uned_vitb16", "uned_vits16"])
+@pytest.mark.parametrize("name", ["uned_vitb16", "uned_vits16", "own"])
 @pytest.mark.parametrize("variant", ["smoke2", "smoke,smoke2", "smoke2,smoke"])
 def test_unknown_variants_are_named(name, variant):
   with pytest.raises(errors.UserError, match=r"'smoke2' is unknown.*smoke"):

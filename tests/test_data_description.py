@@ -12,8 +12,8 @@ import pytest
 from tests import data_files
 from udon_jax.data import (
   dataset,
-  importing,
   layout,
+  notes,
   order,
   places,
 )
@@ -109,7 +109,7 @@ def test_speed_is_measured(source):
 
 
 def test_class_names_are_those_of_the_source(root):
-  assert importing.class_names(layout.find(root), "cars") is None
+  assert notes.class_names(layout.find(root), "cars") is None
 
 
 def test_the_command_line(root, tmp_path):

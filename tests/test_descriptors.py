@@ -9,7 +9,7 @@ import pytest
 
 from tests import descriptor_files as files
 from tests.oracles import retrieval as oracle
-from udon_jax import errors
+from udon_jax import errors, scoring
 from udon_jax.data import descriptors, vectors
 from udon_jax.retrieval import protocol
 
@@ -140,6 +140,78 @@ def test_domains_can_be_chosen_and_come_in_the_order_of_uned(tmp_path):
   assert found.embeddings["descriptors"].keys() == files.SIZES.keys()
   found = files.read(tmp_path / "rows.json", tmp_path, domains=["inshop"])
   assert found.embeddings["descriptors"].keys() == set(files.TEST[1:])
+
+
+def described_as(tmp_path, *, protocols=None):
+  """Returns info files in which inshop has a name of ones's own."""
+  info_files = files.write_info(tmp_path / "renamed")
+  (info_files / "inshop").rename(info_files / "mine")
+  if protocols:
+    note = {"essence": {}, "images": "/x", "protocols": protocols}
+    (info_files / "mine" / "source.yaml").write_text(json.dumps(note))
+  return info_files
+
+
+def evaluate(path, info_files, tmp_path, **changes):
+  options = {"splits": ["test"], "domain_names": None} | changes
+  return scoring.evaluate_descriptors(
+    path,
+    info_files=epath.Path(info_files),
+    normalize=True,
+    block_bytes=2**20,
+    temporary=tmp_path,
+    per_query_dir=None,
+    **options,
+  )["descriptors"]
+
+
+def test_a_domain_of_ones_own_is_scored_as_one_of_uned(tmp_path):
+  rows = files.draw(5)
+  uned = files.write(tmp_path, "npz", {None: rows})
+  own = files.write(
+    tmp_path,
+    "json",
+    {
+      None: {
+        ("mine" if domain == "inshop" else domain, split): values
+        for (domain, split), values in rows.items()
+      }
+    },
+  )
+  expected = evaluate(uned, files.write_info(tmp_path / "info_files"), tmp_path)
+  found = evaluate(own, described_as(tmp_path), tmp_path)
+  for kind, by_split in expected.items():
+    values = by_split["test"]
+    values["mine"] = values.pop("inshop")
+    assert found[kind]["test"] == values
+  alone = evaluate(own, tmp_path / "renamed", tmp_path, domain_names=["mine"])
+  assert list(alone["separate"]["test"]) == ["mine", "mean"]
+
+
+def test_protocols_that_were_made_with_the_lists_count(tmp_path):
+  info_files = described_as(
+    tmp_path, protocols={"val": ["val", "val"], "test": ["test", "val"]}
+  )
+  rows = {
+    ("mine", split): values
+    for (domain, split), values in files.draw(5).items()
+    if domain == "inshop"
+  }
+  path = files.write(tmp_path, "npy", {None: rows})
+  found = descriptors.read(
+    path,
+    info_files=epath.Path(info_files),
+    splits=["test"],
+    domains=None,
+    normalize=True,
+    folder=tmp_path,
+  )
+  (task,) = found.tasks["test"]
+  assert (task.query.name, task.index.name) == ("test", "val")
+  assert found.embeddings["descriptors"].keys() == {
+    ("mine", "test"),
+    ("mine", "val"),
+  }
 
 
 def test_the_cause_and_room_are_named_when_the_disk_fails(tmp_path):

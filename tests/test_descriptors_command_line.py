@@ -96,7 +96,7 @@ JSON_MISTAKES = {
   "no domain": (lambda found: found.clear(), ("holds no domain", "cars, sop")),
   "unknown domain": (
     lambda found: found.update(carz=found.pop("cars")),
-    ("domain 'carz' is unknown", "known: cars, sop", "--domains"),
+    ("domain: 'carz' is unknown", "known domains: cars, sop", "--domains"),
   ),
   "domain of a list": (
     lambda found: found.update(cars=[]),
@@ -168,7 +168,7 @@ FLAG_MISTAKES = {
   ),
   "domain nobody knows": (
     (GOOD, INFO, "--domains=cars,carz"),
-    ("--domains=carz is unknown", "known: cars, sop"),
+    ("--domains: 'carz' is unknown", "known domains: cars, sop"),
   ),
   "domain not there": (
     (GOOD, INFO, "--domains=cars,met"),

@@ -26,6 +26,25 @@ from tests.small_run import (
 )
 from udon_jax.data import examples, layout, offsets, records, splits
 
+# What prepares a domain of one's own.
+OWN = (
+  *(PREPARE, QUICKSTART, "--config.data_dir=FOLDER/data"),
+  "--config.domains=('shoes',)",
+)
+# {file: description of shoes}, but for what is no description.
+DESCRIPTIONS = {
+  "key": {"foldr": "/x"},
+  "good": {"folder": "../data/images/cars"},
+  "nowhere": {"folder": "nowhere/nowhere"},
+  "flat": {"folder": "../data/images"},
+  "row": {"table": "row/rows.csv"},
+  "outside": {"table": "outside/rows.csv"},
+  "tfds": {"tfds": "mnist", "tfds_dir": "."},
+  "few": {
+    "folder": "../data/images/cars",
+    "splits": {"by": "class", "test": 0.5, "val": 0.4},
+  },
+}
 # Impossible values of keys: {key=value: words of the message beside them}.
 VALUES = {
   "semantics=scenic": "known: default, official",
@@ -44,6 +63,8 @@ VALUES = {
   "data.round_pixels=maybe": "boolean",
   "data_check=all": "known: uned",
   "data_check=uned": "cars train",
+  "own_file=FOLDER/nowhere.yaml": "cannot be read",
+  "own_file=FOLDER/data": "cannot be read (Is a directory)",
   "info_files_dir=FOLDER/nowhere": "<domain>/<split>.json",
   "data.prefetch=0": "at least 1",
   "mesh.fsdp=0": "-1",
@@ -158,6 +179,53 @@ CASES = {
   "domain of wrong type": (
     (MAIN, *TINY, "--config.domains=(3,)", *PLACES),
     ("config.domains=(3,)", "names"),
+  ),
+  "own domain of a wrong key": (
+    (*TRAIN, "--config.own_file=FOLDER/own/key.yaml"),
+    ("own/key.yaml: shoes.foldr is unknown", "known: folder"),
+  ),
+  "own domains in no YAML": (
+    (*TRAIN, "--config.own_file=FOLDER/own/torn.yaml"),
+    ("config.own_file", "neither YAML nor JSON", "correct it"),
+  ),
+  "own domain of UnED": (
+    (*TRAIN, "--config.own_file=FOLDER/own/cars.yaml"),
+    ("own/cars.yaml: cars describes a domain of UnED", "another name"),
+  ),
+  "own domain not prepared": (
+    (
+      *(MAIN, *TINY, *PLACES, "--config.domains=('cars','shoes')"),
+      "--config.own_file=FOLDER/own/good.yaml",
+    ),
+    ("config.own.shoes was not prepared", "prepare` with the same --config"),
+  ),
+  "prepare an own domain from nowhere": (
+    (*OWN, "--config.own_file=FOLDER/own/nowhere.yaml"),
+    ("config.own.shoes.folder=", "nowhere is no folder", "correct the path"),
+  ),
+  "prepare images outside of classes": (
+    (*OWN, "--config.own_file=FOLDER/own/flat.yaml"),
+    ("torn.jpg lies in no folder of a class", "put every image"),
+  ),
+  "prepare a bad row": (
+    (*OWN, "--config.own_file=FOLDER/own/row.yaml"),
+    ("rows.csv: row 2: label='' is no class", "give a name"),
+  ),
+  "prepare rows that lead out": (
+    (*OWN, "--config.own_file=FOLDER/own/outside.yaml"),
+    ("rows.csv: row 1: path '../secret.jpg' leads out", "relative"),
+  ),
+  "prepare a data set that nobody built": (
+    (*OWN, "--config.own_file=FOLDER/own/tfds.yaml"),
+    ("config.own.shoes.tfds=mnist was not built", "tfds build"),
+  ),
+  "prepare too few classes": (
+    (*OWN, "--config.own_file=FOLDER/own/few.yaml"),
+    ("no images of the split 'train'", "config.own.shoes.splits"),
+  ),
+  "prepare by config and folder": (
+    (*OWN, "--data_dir=FOLDER/data"),
+    ("--data_dir=", "is what --config tells", "leave one"),
   ),
   "data missing": (
     (*TRAIN, "--config.data_dir=FOLDER/nowhere"),
@@ -595,10 +663,22 @@ def move_offsets(file):
   offsets.write(file, starts)
 
 
+def write_descriptions(folder):
+  """Writes descriptions of own domains, of which most are mistakes."""
+  for name, described in DESCRIPTIONS.items():
+    (folder / name).mkdir(parents=True)
+    (folder / f"{name}.yaml").write_text(json.dumps({"shoes": described}))
+  (folder / "torn.yaml").write_text("shoes: {folder")
+  (folder / "cars.yaml").write_text("cars: {folder: x}")
+  (folder / "row/rows.csv").write_text("path,label\na.jpg,a\nb.jpg,\n")
+  (folder / "outside/rows.csv").write_text("path,label\n../secret.jpg,a\n")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """Good data, a run on it, and broken relatives of both."""
   folder = tmp_path_factory.mktemp("mistakes")
+  write_descriptions(folder / "own")
   small_run.must_succeed(small_run.COMMANDS, folder)
   (folder / "file").write_text("precious")
   (folder / "empty").mkdir()

@@ -6,7 +6,7 @@ from flax import traverse_util
 import numpy as np
 import pytest
 
-from tests import command_lines, small_run
+from tests import command_lines, data_files, own_data, small_run
 from udon_jax import trained
 
 EVALUATE = small_run.EVALUATE
@@ -29,6 +29,11 @@ RUNS = {
   "larger": (
     *(EVALUATE, SPEC, DATA, "--image_size=48", "--domains=cars"),
     "--output=FOLDER/larger.json",
+  ),
+  "own": (EVALUATE, SPEC, "--data=FOLDER/own", "--output=FOLDER/own.json"),
+  "one of own": (
+    *(EVALUATE, SPEC, "--data=FOLDER/own", "--domains=mine"),
+    *("--splits=val,test", "--output=FOLDER/mine.json"),
   ),
 }
 MISTAKES = {
@@ -79,7 +84,29 @@ def folder(tmp_path_factory):
     else:
       arrays[name] = np.asarray(value)
   np.savez(path / "weights.npz", **arrays)
+  write_own(path)
   return path
+
+
+def write_own(path):
+  """Writes data of cars, of a domain with lists and of a described one."""
+  root = path / "own"
+  for domain in ("cars", "mine", "unfinished"):
+    for split in ("train", "val", "test"):
+      data_files.add_split(root, domain, split, 6)
+  data_files.add_split(root, "mine", "test_index", 5)
+  (root / "info_files" / "unfinished" / "test.json").unlink()
+  source = own_data.add_images(
+    path / "source", own_data.by_class({"a": 8, "b": 8, "c": 8})
+  )
+  shoes = own_data.describe(
+    folder=str(source), splits={"by": "image", "val": 0.3, "test": 0.3}
+  )
+  data_files.prepare(
+    root,
+    domain_names=["cars", "mine", "unfinished", "shoes"],
+    own={"shoes": shoes},
+  )
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +139,25 @@ def test_domains_splits_and_sizes_are_those_asked_for(folder, done):
   assert larger.keys() == {"cars", "mean"}
   assert "resized" in done["larger"]
   assert "resized" not in done["all"]
+
+
+def test_domains_that_have_lists_are_tested(folder, done):
+  """Those of UnED first; by protocols that were made with the lists."""
+  del done
+  results = read(folder / "own.json")["backbone"]
+  separate = results["separate"]["test"]
+  assert list(separate) == ["cars", "mine", "shoes", "mean"]
+  mine = read(folder / "mine.json")["backbone"]["separate"]
+  assert mine["test"]["mine"] == separate["mine"]
+  assert mine.keys() == {"val", "test"}
+  queries = folder / "own" / "info_files" / "shoes"
+  assert sorted(path.name for path in queries.iterdir()) == [
+    "classes.txt",
+    "source.yaml",
+    "test.json",
+    "train.json",
+    "val.json",
+  ]
 
 
 def test_a_run_can_be_tested_on_some_of_its_domains(folder, done):

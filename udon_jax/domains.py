@@ -84,6 +84,12 @@ UNED = types.MappingProxyType({spec.name: spec for spec in _UNED_TABLE})
 UNED_NAMES = tuple(UNED)
 
 
+def in_order(names: Collection[str]) -> list[str]:
+  """Returns names of domains: UnED's in its order, then others by name."""
+  others = sorted(set(names) - UNED.keys())
+  return [*(name for name in UNED_NAMES if name in names), *others]
+
+
 def from_splits(name: str, splits: Collection[str]) -> DomainSpec:
   """Returns a domain that is not of UnED, its protocols by its splits' names.
 

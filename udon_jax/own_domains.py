@@ -261,7 +261,7 @@ def is_name(value: Any) -> bool:
 
 
 def _check_name(name: Any, key: str) -> None:
-  if not is_name(name):
+  if not is_name(name) or "." in name:  # which separates keys of configs
     raise errors.UserError(
       f"{key}: {name!r} is no name of a domain; use letters, digits, '_' and"
       " '-', as it names folders"

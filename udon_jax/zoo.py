@@ -14,7 +14,7 @@ from etils import epath
 import ml_collections
 
 from udon_jax import build, default_config, domains, errors, trained
-from udon_jax.data import layout, records
+from udon_jax.data import layout, notes, records
 from udon_jax.models import architecture
 from udon_jax.pretrained import kinds, weights
 
@@ -48,11 +48,11 @@ def load(
   Raises:
     UserError: the file or the data cannot be used.
   """
-  for name in domain_names or ():
-    domains.get_domain(name, key="--domains")
   found = _tell(kinds.open_weights(spec, key="--pretrained"), untold)
   config = _config(found, image_size=image_size, batch_size=batch_size)
   place = layout.find(data_dir, info_files=info_files, key="--data")
+  for name in domain_names or ():
+    notes.spec_of(place.info_files, name, key="--domains")
   config.domains = tuple(domain_names or _find_domains(place, splits))
   config.lock()
   mesh = build.eval_mesh(config, key="--batch_size")
@@ -115,14 +115,18 @@ def _find_domains(
   Raises:
     UserError: it has none.
   """
+  specs = [
+    notes.spec_of(place.info_files, name, key="--data")
+    for name in domains.in_order(notes.names(place.info_files))
+    if name in domains.UNED or notes.splits_of(place.info_files, name)
+  ]
   found = tuple(
-    name
-    for name in domains.UNED_NAMES
+    spec.name
+    for spec in specs
     if all(
-      _has(place, name, part)
+      _has(place, spec.name, part)
       for split in splits
-      for protocol in (domains.get_domain(name).protocol(split),)
-      for part in (protocol.query, protocol.index)
+      for part in dataclasses.astuple(spec.protocol(split))
     )
   )
   if not found:

@@ -16,7 +16,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from udon_jax import build, checks, cli, errors, own_domains, reporting, trained
-from udon_jax.data import dataset, importing, pipeline, places
+from udon_jax.data import dataset, notes, pipeline, places
 from udon_jax.data.description import sheets, speed, statistics
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -97,7 +97,7 @@ def _draw(
   reporting.make_folder(folder, key="--sheets")
   for place, source in zip(found, sources, strict=True):
     file = folder / f"{place.name}.png"
-    names = importing.class_names(place.layout, place.name)
+    names = notes.class_names(place.layout, place.name)
     sheets.write(sheets.draw(source, names=names), file)
     _say(f"written: {file}")
 

@@ -10,7 +10,13 @@ from etils import epath
 
 from udon_jax import domains as domain_table
 from udon_jax import errors, structs
-from udon_jax.data import descriptor_files, info, layout, vectors
+from udon_jax.data import (
+  descriptor_files,
+  info,
+  layout,
+  notes,
+  vectors,
+)
 
 _LOGGER = logging.getLogger("udon_jax.evaluate")
 
@@ -22,7 +28,8 @@ class Descriptors:
   """Vectors and what they are the vectors of.
 
   Attributes:
-    tasks: of every evaluation split, one a domain, in UnED's order.
+    tasks: of every evaluation split, one a domain, in UnED's order, others
+      after them by name.
     embeddings: rows of every (domain, split), by the embedding's name.
     odd: of every embedding whose rows are not of unit length, which row is
       farthest from it.
@@ -56,7 +63,7 @@ def read(
   Raises:
     UserError: anything is wrong with what the user gave.
   """
-  wanted = _Wanted(path, splits, domains)
+  wanted = _Wanted(path, splits, domains, info_files=info_files)
   load_split = functools.cache(
     functools.partial(_image_split, info_files=info_files)
   )
@@ -91,17 +98,14 @@ def read(
 class _Wanted:
   """Which splits of which domains are to be evaluated."""
 
-  def __init__(self, path, splits, domains):
+  def __init__(self, path, splits, domains, *, info_files):
     self._path = path
     self.splits = splits
     self._chosen = domains
+    self._info_files = info_files
     self._seen: set[str] = set()
     for name in domains or ():
-      if name not in domain_table.UNED:
-        raise errors.UserError(
-          f"--domains={name} is unknown; known: "
-          f"{', '.join(domain_table.UNED_NAMES)}"
-        )
+      self._spec(name, key="--domains")
 
   def splits_of(self, domain: str) -> Collection[str]:
     """Returns the splits that are needed of a domain of the file.
@@ -112,27 +116,30 @@ class _Wanted:
     self._seen.add(domain)
     if self._chosen is not None and domain not in self._chosen:
       return ()
-    if domain not in domain_table.UNED:
-      raise errors.UserError(
-        f"{self._path}: domain {domain!r} is unknown; known: "
-        f"{', '.join(domain_table.UNED_NAMES)}; --domains takes some of the "
-        "file's domains and leaves out others"
-      )
     return self._needs(domain)
 
   @property
   def domains(self) -> list[str]:
     """The domains to evaluate, after all of the file were seen."""
-    names = self._seen if self._chosen is None else self._chosen
-    return [name for name in domain_table.UNED_NAMES if name in names]
+    names = self._seen if self._chosen is None else set(self._chosen)
+    return domain_table.in_order(names)
 
   def protocols(self, domain: str) -> dict[str, tuple[str, str]]:
     """Returns the splits of (queries, index) for every evaluation split."""
-    spec = domain_table.get_domain(domain)
+    spec = self._spec(domain, key=f"{self._path}: the domain")
     return {
       split: (spec.protocol(split).query, spec.protocol(split).index)
       for split in self.splits
     }
+
+  def _spec(self, name: str, *, key: str) -> domain_table.DomainSpec:
+    try:
+      return notes.spec_of(self._info_files, name, key=key)
+    except errors.UserError as error:
+      raise errors.UserError(
+        f"{error}; --domains takes some of the file's domains and leaves out"
+        " others"
+      ) from None
 
   def _needs(self, domain: str) -> set[str]:
     return {s for pair in self.protocols(domain).values() for s in pair}

@@ -6,8 +6,8 @@
 the first numbers.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
-import dataclasses
 import json
 import logging
 import os
@@ -17,12 +17,10 @@ from etils import epath
 import yaml
 
 from udon_jax import domains, errors, own_domains
-from udon_jax.data import info, layout, replacing
+from udon_jax.data import info, layout, notes, replacing
 from udon_jax.data.sources import listing, making
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
-CLASSES_FILE = "classes.txt"
-SOURCE_FILE = "source.yaml"
 _TRAIN = domains.TRAIN_SPLIT
 _DEFAULT = own_domains.Splits(by=own_domains.BY_CLASS)
 
@@ -43,16 +41,23 @@ def import_lists(
   """
   key = f"config.own.{own.name}"
   found = _read(own, images=place.images, key=key)
-  splits = found.splits
-  how = own.splits
-  if how is not None or splits is None:
-    splits = making.split(found.paths, found.labels, how=how or _DEFAULT)
+  splits: Sequence[tuple[str, ...]]
+  how = own.splits or (None if found.splits else _DEFAULT)
+  if how is not None:
+    _check_repeats(found)
+    splits = making.split(found.paths, found.labels, how=how)
+  else:
+    assert found.splits is not None
+    splits = found.splits
   _check(found, splits)
   counts = {name: sum(name in s for s in splits) for name in _names(splits)}
-  _check_protocols(own.spec(frozenset(counts)), counts, key=key)
-  files = _contents(own, found, splits)
+  spec = own.spec(frozenset(counts))
+  _check_protocols(spec, counts, how=how, key=key)
+  _check_queries(spec, found, splits, key=key)
+  files = _contents(own, found, splits, spec=spec)
   target = place.info_files / own.name
   if not _same(target, files):
+    _check_target(target, key=key)
     try:
       with replacing.folder(target) as temporary:
         for name, text in files.items():
@@ -67,47 +72,7 @@ def import_lists(
     own.name,
     ", ".join(f"{count:,} images in {name}" for name, count in counts.items()),
   )
-  return with_images(place, own.name)
-
-
-def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
-  """Raises a UserError unless a domain's lists are of its description."""
-  file = place.info_files / own.name / SOURCE_FILE
-  cure = "run `python -m udon_jax.data.prepare` with the same --config"
-  try:
-    known = yaml.safe_load(file.read_text())["essence"].copy()
-  except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError):
-    raise errors.UserError(
-      f"{file} is missing or damaged, so that config.own.{own.name} was not"
-      f" prepared; {cure}"
-    ) from None
-  wanted = json.loads(json.dumps(own.essence()))
-  differing = [key for key in wanted if known.get(key) != wanted[key]]
-  if differing:
-    key = differing[0]
-    raise errors.UserError(
-      f"config.own.{own.name}.{key} is {wanted[key]!r}, but its data was"
-      f" prepared with {known.get(key)!r}; {cure}"
-    )
-
-
-def with_images(place: layout.Layout, domain: str) -> layout.Layout:
-  """Returns a layout that knows where a domain's images lie."""
-  try:
-    source = (place.info_files / domain / SOURCE_FILE).read_text()
-    folder = epath.Path(yaml.safe_load(source)["images"])
-  except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-    return place
-  return dataclasses.replace(place, image_folder=folder)
-
-
-def class_names(place: layout.Layout, domain: str) -> list[str] | None:
-  """Returns the names of a domain's classes, or None where nothing tells."""
-  try:
-    text = (place.info_files / domain / CLASSES_FILE).read_text()
-  except OSError:
-    return None
-  return text.split("\n")[:-1]
+  return notes.with_images(place, own.name)
 
 
 def _read(
@@ -140,8 +105,8 @@ def _check(found: listing.Listing, splits: Sequence[tuple[str, ...]]) -> None:
     found.paths, found.labels, found.rows, splits, strict=True
   ):
     problem = info.path_problem(path)
-    if problem is None and any("\n" in label for label in labels):
-      problem = f"class {labels!r} has a line break"
+    if problem is None and not all(_is_line(label) for label in labels):
+      problem = f"class {labels!r} is no line of text"
     if problem is None and len(labels) > 1 and _TRAIN in names:
       problem = f"a training image has one class, not {len(labels)}"
     for name in names:
@@ -151,10 +116,42 @@ def _check(found: listing.Listing, splits: Sequence[tuple[str, ...]]) -> None:
       raise errors.UserError(f"{row}: {problem}; correct it")
 
 
+def _is_line(label: str) -> bool:
+  """Whether a class can stand in a line of its own."""
+  try:
+    return not set(b"\n\r") & set(label.encode())
+  except UnicodeEncodeError:  # half of a character
+    return False
+
+
+def _check_repeats(found: listing.Listing) -> None:
+  """Raises for an image that is listed twice, and might be trained on once."""
+  rows: dict[str, str] = {}
+  for path, row in zip(found.paths, found.rows, strict=True):
+    if path in rows:
+      raise errors.UserError(
+        f"{row}: {path} was listed before ({rows[path]}), and could be both"
+        " trained on and tested; list every image once, with all of its"
+        " classes, or tell the splits"
+      )
+    rows[path] = row
+
+
+def _check_target(target: epath.Path, *, key: str) -> None:
+  """Raises where lists that somebody else made would be lost."""
+  if any(target.glob("*.json")) and not ((target / notes.SOURCE_FILE).exists()):
+    raise errors.UserError(
+      f"{target} holds lists that were not made from {key}; give the domain"
+      " another name, or move them away"
+    )
+
+
 def _contents(
   own: own_domains.OwnDomain,
   found: listing.Listing,
   splits: Sequence[tuple[str, ...]],
+  *,
+  spec: domains.DomainSpec,
 ) -> dict[str, str]:
   """Returns the files of a domain by name."""
   trained = {
@@ -177,25 +174,25 @@ def _contents(
     line = json.dumps(entry, ensure_ascii=False)
     for name in names:
       lists[name].append(line)
-  source = {
-    "essence": json.loads(json.dumps(own.essence())),
-    "images": os.path.abspath(found.images)
-    if "://" not in str(found.images)
-    else str(found.images),
-  }
+  images = str(found.images)
+  source = notes.source(
+    own,
+    images=images if "://" in images else os.path.abspath(images),
+    spec=spec,
+  )
   return {
     **{
       f"{name}.json": "[\n" + ",\n".join(lines) + "\n]\n"
       for name, lines in lists.items()
     },
-    CLASSES_FILE: "".join(f"{label}\n" for label in classes),
-    SOURCE_FILE: yaml.safe_dump(source, sort_keys=False),
+    notes.CLASSES_FILE: "".join(f"{label}\n" for label in classes),
+    notes.SOURCE_FILE: yaml.safe_dump(source, sort_keys=False),
   }
 
 
 def _natural(label: str) -> tuple[int, int, str]:
   """Sorts numbers by value, before names."""
-  is_number = label.isascii() and label.isdigit()
+  is_number = label.isascii() and label.isdigit() and len(label) < 20
   return (0, int(label), label) if is_number else (1, 0, label)
 
 
@@ -211,13 +208,53 @@ def _same(target: epath.Path, files: Mapping[str, Any]) -> bool:
 
 
 def _check_protocols(
-  spec: domains.DomainSpec, counts: Mapping[str, int], *, key: str
+  spec: domains.DomainSpec,
+  counts: Mapping[str, int],
+  *,
+  how: own_domains.Splits | None,
+  key: str,
 ) -> None:
   """Raises unless all splits of training and evaluation are there."""
-  for name in spec.splits:
-    if not counts.get(name):
+  wanted = dict.fromkeys(spec.splits)
+  if how is not None and how.index:
+    wanted |= {f"{split}_index": None for split in domains.EVAL_SPLITS}
+  for name in wanted:
+    if counts.get(name):
+      continue
+    cure = (
+      "add some, name others by `val` and `test`, or let them be made:"
+      ' splits = {"by": "class"}'
+    )
+    if how is not None:
+      cure = (
+        f"as made by {how.by}, these are too few images or too small shares;"
+        f" change {key}.splits, or tell the splits"
+      )
+    raise errors.UserError(
+      f"{key} has no images of the split {name!r}, only of"
+      f" {', '.join(counts)}; {cure}"
+    )
+
+
+def _check_queries(
+  spec: domains.DomainSpec,
+  found: listing.Listing,
+  splits: Sequence[tuple[str, ...]],
+  *,
+  key: str,
+) -> None:
+  """Raises where no query could find its class: a run would fail late."""
+  counts: dict[str, collections.Counter[str]] = {}
+  for labels, names in zip(found.labels, splits, strict=True):
+    for name in names:
+      counts.setdefault(name, collections.Counter()).update(labels)
+  for split in domains.EVAL_SPLITS:
+    protocol = spec.protocol(split)
+    least = 2 if protocol.query == protocol.index else 1
+    index = counts[protocol.index]
+    if not any(index[label] >= least for label in counts[protocol.query]):
       raise errors.UserError(
-        f"{key} has no images of the split {name!r}, only of"
-        f" {', '.join(counts)}; add some, name others by `val` and `test`, or"
-        ' let them be made: splits = {"by": "class"}'
+        f"{key}: no image of {protocol.query!r} has a class that another of"
+        f" {protocol.index!r} has, so that nothing could be found; correct the"
+        f" splits, or name others by {key}.{split}"
       )

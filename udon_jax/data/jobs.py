@@ -14,6 +14,7 @@ from udon_jax.data import (
   info,
   layout,
   metadata,
+  notes,
   places,
   records,
   splits,
@@ -51,13 +52,13 @@ def find_splits(
 ) -> list[tuple[layout.Layout, str, str]]:
   """Returns all (place, domain, split) to prepare."""
   found = []
-  known = _known(place)
+  known = notes.names(place.info_files)
   if not known and not own:
     raise errors.UserError(
       f"{place.info_files} holds no <domain>/<split>.json; copy the info files"
       " of the data set there, or write your own"
     )
-  for name in [*known, *own] if names is None else names:
+  for name in dict.fromkeys((*known, *own)) if names is None else names:
     where = place
     if name in own:
       if own[name].records is not None:
@@ -69,8 +70,8 @@ def find_splits(
         f"--domains: {place.info_files / name} is missing; domains with info"
         f" files: {', '.join(known)}"
       )
-    where = importing.with_images(where, name)
-    splits_there = sorted(places.splits_of(where, name))
+    where = notes.with_images(where, name)
+    splits_there = sorted(notes.splits_of(where.info_files, name))
     if name in domains.UNED:
       # The official lists hold splits that nothing reads.
       wanted = domains.UNED[name].splits
@@ -82,18 +83,6 @@ def find_splits(
       )
     found += [(where, name, split) for split in splits_there]
   return found
-
-
-def _known(place: layout.Layout) -> list[str]:
-  """Returns the domains that have a folder of lists."""
-  root = place.info_files
-  if not root.is_dir():
-    return []
-  return sorted(
-    path.name
-    for path in root.iterdir()
-    if path.is_dir() and not path.name.startswith(".")
-  )
 
 
 def make(

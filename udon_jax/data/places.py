@@ -8,7 +8,7 @@ from etils import epath
 
 from udon_jax import domains as domain_table
 from udon_jax import errors, own_domains
-from udon_jax.data import importing, layout
+from udon_jax.data import layout, notes
 
 Domain = str | domain_table.DomainSpec
 
@@ -70,7 +70,7 @@ def find(
     if isinstance(domain, domain_table.DomainSpec)
     else _own(own[domain], base)
     if domain in own
-    else Place(_spec(base(), domain), importing.with_images(base(), domain))
+    else Place(_known(base(), domain), notes.with_images(base(), domain))
     for domain in domains
   ]
   names = [place.name for place in found]
@@ -87,20 +87,15 @@ def of_lists(place: layout.Layout) -> layout.Layout:
   return dataclasses.replace(place, info_files=place.root / "info_files")
 
 
-def splits_of(place: layout.Layout, name: str) -> frozenset[str]:
-  """Returns the splits that a domain has lists of."""
-  return frozenset(file.stem for file in place.lists(name))
-
-
 def _own(own: own_domains.OwnDomain, base) -> Place:
   """Returns the place of a described domain."""
   if own.records is not None:
     place = layout.find(own.records, key=f"config.own.{own.name}.records")
   else:
     place = of_lists(base())
-    importing.check(own, place)
-    place = importing.with_images(place, own.name)
-  splits = splits_of(place, own.name)
+    notes.check(own, place)
+    place = notes.with_images(place, own.name)
+  splits = notes.splits_of(place.info_files, own.name)
   if not splits:
     raise errors.UserError(
       f"config.own.{own.name}: {place.info_files / own.name} holds no"
@@ -109,15 +104,6 @@ def _own(own: own_domains.OwnDomain, base) -> Place:
   return Place(own.spec(splits), place)
 
 
-def _spec(place: layout.Layout, name: str) -> domain_table.DomainSpec:
+def _known(place: layout.Layout, name: str) -> domain_table.DomainSpec:
   """Returns a domain of UnED, or one that has lists."""
-  if name in domain_table.UNED:
-    return domain_table.UNED[name]
-  splits = splits_of(place, name) if own_domains.is_name(name) else frozenset()
-  if splits:
-    return domain_table.from_splits(name, splits)
-  raise errors.UserError(
-    f"config.domains: {name!r} is unknown: it is none of UnED's"
-    f" ({', '.join(domain_table.UNED_NAMES)}), config.own does not describe it,"
-    f" and {place.info_files / name} holds no <split>.json"
-  )
+  return notes.spec_of(place.info_files, name, key="config.domains")

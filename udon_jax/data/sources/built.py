@@ -6,17 +6,21 @@ directory, so that all else finds them as files.
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import hashlib
+import logging
 import os
 from typing import Any
 
 from etils import epath
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from udon_jax import errors, own_domains
 from udon_jax.data import formats, replacing
 from udon_jax.data.sources import listing
 
+_LOGGER = logging.getLogger("udon_jax.data.prepare")
 _SUFFIXES = {
   "JPEG": ".jpg",
   "MPO": ".jpg",
@@ -32,32 +36,67 @@ def read(
 ) -> listing.Listing:
   """Returns the images of a data set, after writing them as files.
 
+  Examples without a class, as tests often have, are left out.
+
   Args:
     own: the description.
     images: folder that the files are written below.
     key: where the description stands, for messages.
 
   Raises:
-    UserError: there is no such data set, it was not built, or it lacks a
-      feature.
+    UserError: there is no such data set, it was not built or is damaged, it
+      lacks a feature, or the files cannot be written.
   """
   builder = _open(own, key=key)
   names = _label_names(builder, own, key=key)
-  version = str(builder.info.version)
-  folder = f"{own.name}/{version}"
   paths, labels, splits = [], [], []
   for split in sorted(builder.info.splits):
-    found = _write_split(
-      builder, own, split, folder=images / folder / split, names=names
-    )
+    folder = f"{own.name}/{_folder(builder, own, split)}"
+    try:
+      found = _write_split(
+        builder, own, split, folder=images / folder, names=names
+      )
+    except tf.errors.OpError as error:
+      raise errors.UserError(
+        f"{key}.tfds={own.tfds}: split {split} is missing or damaged"
+        f" ({error.message.splitlines()[0]}); build it again"
+      ) from None
+    except OSError as error:
+      raise errors.UserError(
+        f"{images / folder} cannot be written ({error.strerror or error}); make"
+        " room and a folder there that you may write to"
+      ) from error
     for file, classes in found:
-      paths.append(f"{folder}/{split}/{file}")
-      labels.append(classes)
-      splits.append((listing.split_name(split),))
+      if classes:
+        paths.append(f"{folder}/{file}")
+        labels.append(classes)
+        splits.append((listing.split_name(split),))
+    left_out = sum(not classes for _, classes in found)
+    if left_out:
+      _LOGGER.warning(
+        "%s: %d images of %s have no class and are left out",
+        own.name,
+        left_out,
+        split,
+      )
+  if not paths:
+    raise errors.UserError(
+      f"{key}.tfds={own.tfds} has no image with a class; choose another"
+      f" {key}.label_feature"
+    )
   told = {name for (name,) in splits}
   return listing.Listing(
     images, paths, labels, splits if len(told) > 1 else None, paths
   )
+
+
+def _folder(builder: Any, own: own_domains.OwnDomain, split: str) -> str:
+  """Returns the folder of a split, another one for other images."""
+  info = builder.info.splits[split]
+  seen = (own.image_feature, info.num_bytes, list(info.shard_lengths))
+  digest = hashlib.blake2b(repr(seen).encode(), digest_size=4).hexdigest()
+  name = builder.info.full_name.replace("/", "-")
+  return f"{name}/{split}-{digest}"
 
 
 def _open(own: own_domains.OwnDomain, *, key: str) -> Any:
@@ -94,6 +133,10 @@ def _label_names(
 ) -> list[str] | None:
   """Returns the names of the classes; None where they are numbers alone."""
   features = builder.info.features
+  if not isinstance(features, tfds.features.FeaturesDict):
+    raise errors.UserError(
+      f"{key}.tfds={own.tfds} has no features with names; choose another"
+    )
   for name in ("image_feature", "label_feature"):
     feature = getattr(own, name)
     if feature not in features:
@@ -101,8 +144,22 @@ def _label_names(
         f"{key}.{name}={feature!r} is not in {own.tfds}, which has"
         f" {', '.join(features)}"
       )
+  if not isinstance(features[own.image_feature], tfds.features.Image):
+    raise errors.UserError(
+      f"{key}.image_feature={own.image_feature!r} of {own.tfds} is no image"
+    )
   label = features[own.label_feature]
   label = getattr(label, "feature", label)  # of a sequence of labels
+  is_class = (
+    isinstance(label, tfds.features.Tensor)
+    and len(label.shape) <= 1
+    and np.dtype(label.np_dtype).kind in "iuOS"
+  )
+  if not is_class:
+    raise errors.UserError(
+      f"{key}.label_feature={own.label_feature!r} of {own.tfds} is neither an"
+      " integer nor a text, nor a list of them"
+    )
   return getattr(label, "names", None)
 
 
@@ -127,7 +184,8 @@ def _write_split(
       if is_new:
         (place / file).write_bytes(data)
       ids = np.atleast_1d(example[own.label_feature]).tolist()
-      found.append((file, tuple(_name(each, names) for each in ids)))
+      classes = [_name(each, names) for each in ids]
+      found.append((file, tuple(dict.fromkeys(filter(None, classes)))))
   return found
 
 
@@ -150,6 +208,9 @@ def _examples(
 
 
 def _name(label: Any, names: list[str] | None) -> str:
+  """Returns the name of a class; "" where there is none."""
   if isinstance(label, bytes):
-    return label.decode(errors="replace")
+    return label.decode(errors="replace").strip()
+  if label < 0:  # as data sets write that they do not tell
+    return ""
   return names[label] if names else str(label)

@@ -12,8 +12,6 @@ from udon_jax import errors
 from udon_jax.data import folders
 from udon_jax.data.sources import listing
 
-SPLITS = frozenset(("train", "val", "test", "index", "val_index", "test_index"))
-
 
 def read(folder: epath.PathLike, *, key: str) -> listing.Listing:
   """Returns the images of a folder.
@@ -23,14 +21,20 @@ def read(folder: epath.PathLike, *, key: str) -> listing.Listing:
     key: what the user named it with, for messages.
 
   Raises:
-    UserError: there is no such folder, or an image lies outside of those of
-      classes.
+    UserError: there is no such folder, an image lies outside of those of
+      classes, or some subfolders are splits and others are not.
   """
   folder = os.path.expanduser(os.fspath(folder))
   paths = folders.find(folder, key=key).paths
   parts = [path.split(os.sep) for path in paths]
   tops = {listing.split_name(part[0]) for part in parts if len(part) > 1}
-  is_split = tops <= SPLITS and "train" in tops
+  is_split = tops <= listing.SPLITS and "train" in tops
+  if "train" in tops and not is_split and len(tops & listing.SPLITS) > 1:
+    raise errors.UserError(
+      f"{key}={folder} has folders of splits beside"
+      f" {min(tops - listing.SPLITS)!r}, which is none; move it out, or the"
+      " folders of the splits into one of their own"
+    )
   depth = 2 if is_split else 1  # of the class's folder
   for path, part in zip(paths, parts, strict=True):
     if len(part) <= depth:

@@ -5,7 +5,9 @@ import dataclasses
 
 from etils import epath
 
-# What others call our splits.
+# Splits as we name them.
+SPLITS = frozenset(("train", "val", "test", "index", "val_index", "test_index"))
+# What others call them.
 _ALIASES = {
   "training": "train",
   "valid": "val",
@@ -38,4 +40,5 @@ class Listing:
 def split_name(text: str) -> str:
   """Returns our name of a split that has another name elsewhere."""
   text = text.strip()
-  return _ALIASES.get(text.lower(), text)
+  lower = text.lower()
+  return _ALIASES.get(lower, lower if lower in SPLITS else text)

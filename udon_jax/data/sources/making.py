@@ -4,7 +4,7 @@ A class or image is chosen by a hash of its name, so that others beside it
 change little: a catalogue that grows keeps most of its splits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import hashlib
 
 from udon_jax import domains, own_domains
@@ -21,9 +21,10 @@ def split(
   """Returns the splits of every image.
 
   By class, classes of one image are trained on, as nothing could find them. By
-  image, every class keeps an image to train on. An image of several classes is
-  left to evaluation: it goes where its first class goes, or, where that is
-  trained on, to the test.
+  image, every class keeps an image to train on, and what its share leaves of a
+  whole number decides by chance. An image of several classes is left to
+  evaluation: it goes where its first class goes, or, where that is trained on,
+  to the test.
 
   Args:
     paths: of the images.
@@ -36,21 +37,27 @@ def split(
   if how.by == own_domains.BY_CLASS:
     chosen = _by_class(members, how)
   else:
-    chosen = _by_image(members, paths, how)
+    several = {i for i, names in enumerate(labels) if len(names) > 1}
+    chosen = _by_image(members, paths, how, first=several)
   for number, names in enumerate(labels):
     if chosen[number] == _TRAIN and len(names) > 1:
       chosen[number] = "test"
   return _with_index(members, paths, chosen, how)
 
 
+def _digest(name: str, *, seed: int) -> bytes:
+  text = f"{seed}\0{name}".encode(errors="surrogatepass")
+  return hashlib.blake2b(text, digest_size=8).digest()
+
+
 def _order(names: Sequence[str], *, seed: int) -> list[int]:
   """Returns the numbers of names in the order of their hashes."""
+  return sorted(range(len(names)), key=lambda i: _digest(names[i], seed=seed))
 
-  def digest(number):
-    text = f"{seed}\0{names[number]}".encode(errors="surrogateescape")
-    return hashlib.blake2b(text, digest_size=8).digest()
 
-  return sorted(range(len(names)), key=digest)
+def _chance(name: str, *, seed: int) -> float:
+  """Returns a number in [0, 1) that belongs to a name."""
+  return int.from_bytes(_digest(name, seed=seed)[:6], "big") / 2**48
 
 
 def _by_class(
@@ -75,17 +82,30 @@ def _by_image(
   members: Mapping[str, Sequence[int]],
   paths: Sequence[str],
   how: own_domains.Splits,
+  *,
+  first: Collection[int],
 ) -> dict[int, str]:
-  """Returns the split of every image; no class is left without training."""
+  """Returns the split of every image; no class is left without training.
+
+  Args:
+    members: images of every class.
+    paths: of the images.
+    how: the shares.
+    first: images that cannot be trained on, which are held out first.
+  """
   result = {}
-  for numbers in members.values():
-    ordered = _order([paths[i] for i in numbers], seed=how.seed)
-    room = len(numbers) - 1
-    num_test = min(room, round(how.test * len(numbers)))
-    num_val = min(room - num_test, round(how.val * len(numbers)))
-    for place, i in enumerate(ordered):
+  for name, numbers in members.items():
+    order = _order([paths[i] for i in numbers], seed=how.seed)
+    ordered = [numbers[i] for i in order]
+    ordered.sort(key=lambda number: number not in first)
+    # Rounded up as often as the share says: small classes, too, are held out.
+    chance = _chance(name, seed=how.seed)
+    room, total = len(numbers) - 1, len(numbers)
+    num_test = min(room, int(how.test * total + chance))
+    num_held = min(room, int((how.test + how.val) * total + chance))
+    for place, number in enumerate(ordered):
       held = "test" if place < num_test else "val"
-      result[numbers[i]] = held if place < num_test + num_val else _TRAIN
+      result[number] = held if place < num_held else _TRAIN
   return result
 
 

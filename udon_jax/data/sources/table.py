@@ -7,6 +7,7 @@ image is a query, in the index, or both.
 
 from collections.abc import Iterator, Mapping
 import csv
+import io
 import json
 from typing import Any
 
@@ -32,9 +33,9 @@ def read(own: own_domains.OwnDomain, *, key: str) -> listing.Listing:
   assert own.table is not None
   file = epath.Path(own.table).expanduser()
   folder = epath.Path(own.images).expanduser() if own.images else file.parent
-  if not folder.is_dir():
+  if own.images and not folder.is_dir():
     raise errors.UserError(
-      f"{key}.images={folder} is no folder; correct the path"
+      f"{key}.images={own.images} is no folder; correct the path"
     )
   paths, labels, splits, rows = [], [], [], []
   for number, row in _rows(file, key=f"{key}.table"):
@@ -81,12 +82,14 @@ def _rows(
     )
   try:
     yield from enumerate(reader(file), 1)
+  except errors.UserError:
+    raise
   except OSError as error:
     raise errors.UserError(
       f"{key}={file} cannot be read ({error.strerror or error}); correct the"
       " path"
     ) from None
-  except (ValueError, csv.Error, RecursionError) as error:
+  except (ValueError, NotImplementedError, csv.Error, RecursionError) as error:
     message = " ".join(str(error).split())
     raise errors.UserError(
       f"{key}={file} cannot be read ({message}); correct the file"
@@ -96,10 +99,14 @@ def _rows(
 def _read_csv(file: epath.Path) -> Iterator[Mapping[str, Any]]:
   delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
   # A byte order mark, which spreadsheets write, is no part of a name.
-  with file.open("r", encoding="utf-8-sig", newline="") as lines:
-    for row in csv.DictReader(lines, delimiter=delimiter, strict=True):
+  with (
+    file.open("rb") as opened,
+    io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as lines,
+  ):
+    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    for number, row in enumerate(rows, 1):
       if None in row:
-        raise ValueError(f"a row has more cells than the first line: {row}")
+        raise ValueError(f"row {number} has more cells than the first line")
       yield row
 
 
@@ -142,7 +149,7 @@ def _labels(value: Any, *, where: str) -> tuple[str, ...]:
   if isinstance(value, str) and value.lstrip().startswith("["):
     try:
       value = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
       raise errors.UserError(
         f'{where}={value!r} is no JSON list; write ["a", "b"]'
       ) from None
