@@ -6,23 +6,25 @@
                whose results are at most one grey level away; twice as fast
 
 What `opencv` cannot read, TensorFlow or Pillow does. Evaluation images and
-pixels that are not rounded are always TensorFlow's.
+pixels that are not rounded are always TensorFlow's; bare pixels need neither.
 
 Shape legend: s side of the resized image.
 """
 
+from collections.abc import Callable
 import functools
 import importlib.util
+from typing import TypeAlias
 
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 import numpy as np
-import tensorflow as tf
 
 from udon_jax import default_config, errors
 from udon_jax.data import exif as orientations
-from udon_jax.data import formats, preprocess
+from udon_jax.data import formats, records, stores
 
 TENSORFLOW, OPENCV = default_config.DECODERS
+Loader: TypeAlias = Callable[[bytes], UInt8[np.ndarray, "s s 3"]]
 _LIBRARIES = ("simplejpeg", "cv2")
 _JPEG = b"\xff\xd8\xff"
 
@@ -54,35 +56,56 @@ def _missing() -> list[str]:
   return [name for name in _LIBRARIES if not importlib.util.find_spec(name)]
 
 
-def squash_in_graph(
-  data: tf.Tensor, *, size: int, exif: bool, decoder: str
-) -> tf.Tensor:
-  """Returns a training image [size, size, 3] of uint8 pixels, before its crop.
+def loader(
+  files: records.RecordFiles, *, size: int, exif: bool, decoder: str
+) -> Loader | None:
+  """Returns what makes uint8 pixels of an encoded training image.
+
+  Args:
+    files: where images come from.
+    size: height and width of the result; the aspect is not kept.
+    exif: whether unchanged images are turned as their EXIF tells.
+    decoder: of `default_config.DECODERS`.
+
+  Returns:
+    encoded image -> pixels before the crop, which raises an UnreadableError;
+    None where TensorFlow is to do it.
+  """
+  if files.store.format == stores.RAW:
+    return functools.partial(_from_raw, side=files.side)
+  if decoder == TENSORFLOW:
+    return None
+  if not files.side:
+    return functools.partial(squash, size=size, exif=exif)
+  return functools.partial(_from_stored, side=files.side)
+
+
+def _from_raw(data: bytes, *, side: int) -> UInt8[np.ndarray, "s s 3"]:
+  """Returns bare pixels."""
+  if len(data) != 3 * side**2:
+    raise formats.UnreadableError(f"{len(data)} bytes are no {side} x {side}")
+  return np.frombuffer(data, np.uint8).reshape(side, side, 3)
+
+
+def _from_stored(data: bytes, *, side: int) -> UInt8[np.ndarray, "s s 3"]:
+  """Returns the pixels of an image that was resized when records were made."""
+  is_jpeg = data.startswith(_JPEG)
+  pixels = _decode_jpeg(data) if is_jpeg else _decode_webp(data)
+  if pixels is None:
+    pixels = formats.decode(data)
+  if pixels.shape != (side, side, 3):
+    height, width, _ = pixels.shape
+    raise formats.UnreadableError(f"{width} x {height} are no {side} x {side}")
+  return pixels
+
+
+def squash(data: bytes, *, size: int, exif: bool) -> UInt8[np.ndarray, "s s 3"]:
+  """Returns a training image before its crop, by OpenCV.
 
   Args:
     data: the encoded image.
     size: height and width of the result; the aspect is not kept.
     exif: whether it is turned as its EXIF orientation tells.
-    decoder: of `default_config.DECODERS`.
-
-  Raises (when it runs):
-    tf.errors.OpError: the image cannot be read.
-  """
-  if decoder == TENSORFLOW:
-    pixels = formats.decode_in_graph(data, exif=exif)
-    return preprocess.squash(pixels, size=size, round_pixels=True)
-
-  def run(data):
-    if isinstance(data, np.ndarray):  # outside of graphs
-      data = data.item()
-    return squash(data, size=size, exif=exif)
-
-  pixels = tf.numpy_function(run, [data], tf.uint8, stateful=False)
-  return tf.ensure_shape(pixels, [size, size, 3])
-
-
-def squash(data: bytes, *, size: int, exif: bool) -> UInt8[np.ndarray, "s s 3"]:
-  """Returns what `squash_in_graph` does, by OpenCV.
 
   Raises:
     UnreadableError: the image cannot be read.
@@ -109,6 +132,37 @@ def _resizer():
   return lambda pixels, size: cv2.resize(
     pixels, (size, size), interpolation=cv2.INTER_LINEAR
   )
+
+
+def augment(
+  image: UInt8[np.ndarray, "h w 3"],
+  offset: Int[np.ndarray, "2"],
+  flip: bool,
+  *,
+  crop_size: int,
+) -> UInt8[np.ndarray, "s s 3"]:
+  """Returns what `preprocess.augment` does, of an array."""
+  top, left = offset
+  image = image[top : top + crop_size, left : left + crop_size]
+  return _mirror()(image) if flip else image
+
+
+@functools.cache
+def _mirror() -> Callable[[np.ndarray], np.ndarray]:
+  """Returns what swaps left and right; OpenCV is 30 times as fast."""
+  if importlib.util.find_spec("cv2"):
+    import cv2
+
+    return lambda image: cv2.flip(image, 1)
+  return lambda image: image[:, ::-1]
+
+
+def _decode_webp(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+  """Returns the pixels of a WebP of our own making; None if others must try."""
+  import cv2
+
+  pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+  return None if pixels is None else pixels[..., ::-1]
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:

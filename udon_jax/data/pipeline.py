@@ -19,11 +19,11 @@ from udon_jax import errors, structs
 from udon_jax.data import (
   decoders,
   examples,
-  formats,
   order,
   preprocess,
   records,
   storing,
+  threaded,
 )
 from udon_jax.data import stream as streams
 
@@ -71,29 +71,41 @@ class TrainSource:
       UserError: there are too many of these, or a file vanished.
     """
     bad = set[int]()
+    bad_example = errors.BadExampleError  # known when the interpreter ends too
     while True:
       try:
         for batch in self._batches(position, bad):
           yield batch
           position += 1
         return
-      except errors.BadExampleError as error:
+      except bad_example as error:
         if self.options.max_bad_share is None:
           raise
         self._pass_over(error, bad)
 
   def _batches(self, position: int, bad: Set[int]) -> Iterator:
     """Yields batches from a position on; some records are known to be bad."""
-    stream = streams.Stream(
-      self.files,
-      plan=functools.partial(self._plan, bad=frozenset(bad)),
-      process=self._process,
-      batch_size=self.batch_size,
-      num_images=None,
-      with_labels=True,
-      options=self.options,
-      num_bytes=self.files.num_bytes,
-    )
+    plan = functools.partial(self._plan, bad=frozenset(bad))
+    stream: streams.Stream | threaded.Stream
+    if self._loader is None:
+      stream = streams.Stream(
+        self.files,
+        plan=plan,
+        process=self._process,
+        batch_size=self.batch_size,
+        num_images=None,
+        with_labels=True,
+        options=self.options,
+        num_bytes=self.files.num_bytes,
+      )
+    else:
+      stream = threaded.Stream(
+        self.files,
+        plan=plan,
+        load=self._load,
+        batch_size=self.batch_size,
+        options=self.options,
+      )
     for images, labels in stream.open(position):
       wrong = (labels < 0) | (labels >= self.num_classes)
       if wrong.any():
@@ -106,22 +118,32 @@ class TrainSource:
   def _process(self, data, offset, flip):
     """Returns the pixels of a training image, in TensorFlow."""
     options = self.options
-    if self.files.side:
-      image = storing.decode_in_graph(data, self.files, exif=options.exif)
-    elif options.round_pixels:
-      image = decoders.squash_in_graph(
-        data,
-        size=options.resize_size,
-        exif=options.exif,
-        decoder=options.decoder,
-      )
-    else:
+    image = storing.decode_in_graph(data, self.files, exif=options.exif)
+    if not self.files.side:
       image = preprocess.squash(
-        formats.decode_in_graph(data, exif=options.exif),
-        size=options.resize_size,
-        round_pixels=False,
+        image, size=options.resize_size, round_pixels=options.round_pixels
       )
     return preprocess.augment(image, offset, flip, crop_size=options.crop_size)
+
+  @functools.cached_property
+  def _loader(self) -> decoders.Loader | None:
+    """What makes pixels without TensorFlow; None where it does."""
+    options = self.options
+    if not options.round_pixels:
+      return None
+    return decoders.loader(
+      self.files,
+      size=options.resize_size,
+      exif=options.exif,
+      decoder=options.decoder,
+    )
+
+  def _load(self, data, offset, flip):
+    """Returns the pixels of a training image, without TensorFlow."""
+    assert self._loader is not None
+    return decoders.augment(
+      self._loader(data), offset, flip, crop_size=self.options.crop_size
+    )
 
   def augmented(self, record: int, *, epoch: int) -> np.ndarray:
     """Returns what training sees of a record in an epoch, [crop, crop, 3].
@@ -138,6 +160,8 @@ class TrainSource:
       room=self.options.resize_size - self.options.crop_size,
     )
     data = examples.image_bytes(self.files.read(record))
+    if self._loader is not None:
+      return self._load(data, offsets[0], flips[0])
     return self._process(tf.constant(data), offsets[0], flips[0]).numpy()
 
   def _pass_over(self, error: errors.BadExampleError, bad: set[int]) -> None:

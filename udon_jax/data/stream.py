@@ -191,10 +191,23 @@ class Stream:
         num_bytes=self.num_bytes,
       )
       if problem:
-        file, number = self.files.locate(record)
-        error = errors.BadExampleError(
-          f"{file}: record {number} {problem}; delete the file's folder and"
-          " prepare the data again"
-        )
-        error.record = record
-        raise error
+        raise bad_example(self.files, record, problem)
+
+
+def bad_example(
+  files: records.RecordFiles, record: int, problem: str
+) -> errors.BadExampleError:
+  """Returns the error of a record that cannot be used.
+
+  Args:
+    files: the records.
+    record: its number among them.
+    problem: what is wrong with it.
+  """
+  file, number = files.locate(record)
+  error = errors.BadExampleError(
+    f"{file}: record {number} {problem}; delete the file's folder and prepare"
+    " the data again"
+  )
+  error.record = record
+  return error
