@@ -10,6 +10,7 @@ from collections.abc import Iterator, Set
 import dataclasses
 import functools
 import logging
+from typing import Any
 
 from jaxtyping import Int
 import numpy as np
@@ -126,6 +127,11 @@ class TrainSource:
     return preprocess.augment(image, offset, flip, crop_size=options.crop_size)
 
   @functools.cached_property
+  def _graph(self) -> Any:
+    """What `_process` does, outside of tf.data."""
+    return tf.function(self._process)
+
+  @functools.cached_property
   def _loader(self) -> decoders.Loader | None:
     """What makes pixels without TensorFlow; None where it does."""
     options = self.options
@@ -162,7 +168,7 @@ class TrainSource:
     data = examples.image_bytes(self.files.read(record))
     if self._loader is not None:
       return self._load(data, offsets[0], flips[0])
-    return self._process(tf.constant(data), offsets[0], flips[0]).numpy()
+    return self._graph(tf.constant(data), offsets[0], flips[0]).numpy()
 
   def _pass_over(self, error: errors.BadExampleError, bad: set[int]) -> None:
     """Notes a bad example, unless there are too many."""
