@@ -45,6 +45,15 @@ def test_a_folder_of_classes(tmp_path):
   assert found.images == epath.Path(tmp_path)
 
 
+def test_hidden_files_are_no_part_of_a_folder(tmp_path):
+  """As systems leave them: ._1.jpg, .thumbnails/1.jpg."""
+  own_data.add_images(
+    tmp_path,
+    ["a/1.jpg", "a/._1.jpg", ".trash/1.jpg", "b/.t/2.jpg", "b.c/3.jpg"],
+  )
+  assert of_folder(tmp_path).paths == ["a/1.jpg", "b.c/3.jpg"]
+
+
 @pytest.mark.parametrize(
   ("name", "split"),
   [
