@@ -40,12 +40,14 @@ DATA = [
   "tqdm>=4.66",
 ]
 VIZ = ["matplotlib>=3.9", "jinja2>=3.1"]
+FAST = ["simplejpeg>=1.8", "opencv-python-headless>=4.10"]
 WANDB = ["wandb>=0.19"]
 # The command line of tensorflow-datasets asks for both.
 BEAM = [*DATA, "apache-beam>=2.77,<3", "mlcroissant>=1.0.9"]
 TEST = [
   *DATA,
   *VIZ,
+  *FAST,
   *WANDB,
   "pytest>=8.3",
   "pytest-xdist>=3.6",
@@ -79,6 +81,7 @@ setuptools.setup(
     "data": DATA,
     "beam": BEAM,
     "viz": VIZ,
+    "fast": FAST,
     "wandb": WANDB,
     "tpu": [JAX.replace("jax", "jax[tpu]", 1)],
     "cuda": [JAX.replace("jax", "jax[cuda13]", 1)],

@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
   "data.crop_size": _at_least(1),
   "data.round_pixels": (lambda x: isinstance(x, bool), "must be True or False"),
   "data.exif": (lambda x: isinstance(x, bool), "must be True, False or None"),
+  "data.decoder": _known(default_config.DECODERS),
   "data.on_bad_example": _known((default_config.RAISE, default_config.SKIP)),
   "data.max_bad_share": _FRACTION,
   "data.num_threads": _at_least(0),

@@ -9,6 +9,7 @@ from ml_collections import config_dict
 
 from udon_jax import domains
 
+DECODERS = ("tensorflow", "opencv")
 DEFAULT, OFFICIAL = "default", "official"
 SEMANTICS = (DEFAULT, OFFICIAL)
 RAISE, SKIP = "raise", "skip"
@@ -112,6 +113,10 @@ def _data():
   # Whether images are turned as their EXIF orientation tells; None does, but
   # with official semantics.
   c.exif = config_dict.placeholder(bool)
+  # What decodes and resizes training images: "tensorflow", or "opencv", which
+  # is faster and at most one grey level away. None takes the latter where it
+  # is installed (extra `fast`).
+  c.decoder = config_dict.placeholder(str)
   # "raise" ends a run at the first training image that is damaged; "skip"
   # trains on the one after it instead, and names it in the log ...
   c.on_bad_example = RAISE

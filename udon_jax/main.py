@@ -57,8 +57,12 @@ def main(_: Sequence[str]) -> None:
   checks.check(config)
   processes.join(_JOIN())
   compiled.keep(jax.default_backend())
-  from udon_jax.data import dataset
+  from udon_jax.data import dataset, decoders
 
+  # All processes must read the same pixels, and config.json tells which.
+  config.data.decoder = decoders.choose(
+    config.data.decoder, key="config.data.decoder"
+  )
   with processes.main_first("data"):
     sources, tasks = dataset.load(
       config.data_dir,

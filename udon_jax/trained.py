@@ -130,13 +130,14 @@ def num_threads(config: ml_collections.ConfigDict) -> int:
 
 def reading(config: ml_collections.ConfigDict) -> "stream.Options":
   """Returns how this process reads the images of a config."""
-  from udon_jax.data import stream  # loads TensorFlow
+  from udon_jax.data import decoders, stream  # load TensorFlow
 
   return stream.Options(
     resize_size=config.data.resize_size,
     crop_size=config.data.crop_size,
     round_pixels=config.data.round_pixels,
     exif=semantics.honours_exif(config),
+    decoder=decoders.choose(config.data.decoder, key="config.data.decoder"),
     max_bad_share=(
       config.data.max_bad_share
       if config.data.on_bad_example == default_config.SKIP

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from udon_jax.data import formats, preprocess
+from udon_jax.data import formats
 
 # What the training and evaluation streams parse.
 IMAGE_FEATURE = {"image_bytes": tf.io.FixedLenFeature([], tf.string)}
@@ -88,7 +88,7 @@ def is_readable(image: bytes, *, num_bytes: int | None = None) -> bool:
   """
   if num_bytes is not None:
     return len(image) == num_bytes
-  return preprocess.is_readable(image) or formats.is_readable(image)
+  return formats.is_readable(image)
 
 
 def problem(

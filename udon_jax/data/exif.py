@@ -14,10 +14,14 @@ import tensorflow as tf
 
 _TAG = 0x0112
 UPRIGHT = 1
+INVERSE = {6: 8, 8: 6}  # all others are their own
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # that hold Exif
 # A JPEG that has these markers after its first segment holds no Exif, which
 # comes before tables, frames and scans.
 _JPEG_JFIF, _AFTER_JFIF = b"\xff\xd8\xff\xe0\x00\x10", 20
 _NO_EXIF = (b"\xff\xdb", b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xda")
+# Pillow unpacks all of a PNG to look; it finds nothing but in these chunks.
+_PNG, _IN_PNG = b"\x89PNG", (b"eXIf", b"Raw profile type exif", b"xmp", b"XMP")
 
 
 def orientation(data: bytes) -> int:
@@ -29,8 +33,10 @@ def orientation(data: bytes) -> int:
     return UPRIGHT
   if data[:2] == b"\xff\xd8" and data[2:4] in _NO_EXIF:
     return UPRIGHT
+  if data.startswith(_PNG) and not any(name in data for name in _IN_PNG):
+    return UPRIGHT
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
       return _valid(image.getexif().get(_TAG))
   except Exception:  # Pillow's readers raise anything
     return UPRIGHT

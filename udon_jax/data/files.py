@@ -140,9 +140,10 @@ def _center(image: Image, view: _View) -> Real[np.ndarray, "s s 3"]:
     return _center_of_bytes(image, view)
   if hasattr(image, "convert"):
     formats.check_size(*image.size)
+    orientation = orientations.of_image(image)  # before it is loaded
     pixels = formats.to_rgb(image)
     if view.exif:
-      pixels = orientations.turn_array(pixels, orientations.of_image(image))
+      pixels = orientations.turn_array(pixels, orientation)
   else:
     pixels = np.asarray(image)
   if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:

@@ -1,10 +1,10 @@
 """From the bytes of any common image format to pixels.
 
-TensorFlow decodes what it can, so that an image has the pixels of training and
-evaluation; Pillow decodes the rest: BMP, TIFF, animations (their first frame),
-WebP with alpha. Both drop transparency: the colours stored beneath it count,
-and in GIFs, which store none, black. 16 bits become 8 by their upper byte. EXIF
-orientation is ignored.
+TensorFlow decodes what it can, JPEGs alone, so that an image has the pixels of
+the official code; Pillow decodes the rest: BMP, TIFF, animations (their first
+frame), WebP with alpha, PNGs of wrong checksums. Both drop transparency: the
+colours stored beneath it count, and in GIFs, which store none, black. 16 bits
+become 8 by their upper byte. EXIF orientation is ignored.
 
 Shape legend: h, w height and width of an image.
 """
@@ -38,7 +38,8 @@ SUFFIXES = (
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 # TensorFlow's BMP decoder shows palette numbers as grey.
 _OF_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEGS = ("JPEG", "MPO")
+_JPEG = b"\xff\xd8\xff"
 
 Image.init()  # before threads come
 # It tells of sizes below the limit, and of odd metadata.
@@ -65,7 +66,9 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         try:
           return preprocess.decode(data).numpy()
         except (tf.errors.OpError, UnicodeDecodeError):
-          pass  # messages may quote the file, and then be no text
+          # Messages may quote the file, and then be no text.
+          if image.format in _JPEGS:  # streams decode it without Python
+            raise UnreadableError("a JPEG that is cut off or broken") from None
       return to_rgb(image)
   except UnreadableError:
     raise
@@ -79,16 +82,38 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     raise UnreadableError(message) from error
 
 
+def check(data: bytes) -> None:
+  """Raises the UnreadableError that `decode` does, sooner for a JPEG."""
+  if is_small_jpeg(data) and preprocess.is_readable(data):
+    return
+  decode(data)
+
+
 def is_readable(data: bytes) -> bool:
-  """Tells whether `decode` can read an image; decodes all of it."""
+  """Tells whether `decode` can read an image, to its last byte."""
   try:
-    return decode(data).size > 0
+    check(data)
+    return True
   except UnreadableError:
     return False
 
 
+def is_small_jpeg(data: bytes) -> bool:
+  """Tells whether an image is a JPEG whose header's size is within the limit.
+
+  What it claims beyond would be allocated before it turns out to be missing.
+  """
+  if not data.startswith(_JPEG):
+    return False
+  try:
+    height, width, _ = tf.io.extract_jpeg_shape(data).numpy().tolist()
+  except (tf.errors.OpError, UnicodeDecodeError):
+    return False
+  return 0 < width * height <= MAX_PIXELS
+
+
 def decode_in_graph(data: tf.Tensor, *, exif: bool) -> tf.Tensor:
-  """Returns what `decode` does, as a tensor; JPEG and PNG without Python.
+  """Returns what `decode` does, as a tensor; of JPEGs without Python.
 
   Args:
     data: the encoded image.
@@ -97,22 +122,10 @@ def decode_in_graph(data: tf.Tensor, *, exif: bool) -> tf.Tensor:
   Raises (when it runs):
     tf.errors.OpError: `decode` may know a way, or the reason.
   """
-  kinds = {
-    _JPEG: lambda: _decode_small(data, tf.io.extract_jpeg_shape(data)[:2]),
-    # Width and height follow the signature and 8 bytes of the first chunk.
-    _PNG: lambda: _decode_small(
-      data,
-      tf.io.decode_raw(
-        tf.strings.substr(data, 16, 8), tf.int32, little_endian=False
-      ),
-    ),
-  }
-  pixels = tf.case(
-    [
-      (tf.equal(tf.strings.substr(data, 0, len(magic)), magic), then)
-      for magic, then in kinds.items()
-    ],
-    default=lambda: tf.numpy_function(decode, [data], tf.uint8),
+  pixels = tf.cond(
+    tf.equal(tf.strings.substr(data, 0, len(_JPEG)), _JPEG),
+    lambda: _decode_small(data, tf.io.extract_jpeg_shape(data)[:2]),
+    lambda: tf.numpy_function(decode, [data], tf.uint8),
   )
   pixels = tf.ensure_shape(pixels, [None, None, 3])
   if exif:
@@ -157,6 +170,16 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
   Raises:
     UnreadableError: its values have no known range.
   """
+  if image.format == "TIFF":
+    # Pillow turns these alone by itself.
+    turned = orientations.of_image(image)
+    return orientations.turn_array(
+      _to_rgb(image), orientations.INVERSE.get(turned, turned)
+    )
+  return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
   if image.mode in ("I", "F"):
     raise UnreadableError("32 bits a pixel have no known range; convert it")
   if image.mode.startswith("I;16"):

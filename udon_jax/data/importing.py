@@ -18,7 +18,7 @@ import yaml
 
 from udon_jax import domains, errors, own_domains
 from udon_jax.data import info, layout, notes, replacing
-from udon_jax.data.sources import folder, listing, making, table
+from udon_jax.data.sources import listing, making
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
 _TRAIN = domains.TRAIN_SPLIT
@@ -78,10 +78,15 @@ def import_lists(
 def _read(
   own: own_domains.OwnDomain, *, images: epath.Path, key: str
 ) -> listing.Listing:
+  # TensorFlow is slow to import, and most callers only ask what was imported.
   if own.source == "folder":
+    from udon_jax.data.sources import folder
+
     assert own.folder is not None
     return folder.read(own.folder, key=f"{key}.folder")
   if own.source == "table":
+    from udon_jax.data.sources import table
+
     return table.read(own, key=key)
   from udon_jax.data.sources import built
 

@@ -61,6 +61,8 @@ def read(folder: epath.Path) -> Metadata | None:
     return None
   if not all(type(n) is int and n >= 0 for n in (*numbers, *sizes)):
     return None
+  if type(found.store) is not str:
+    return None
   return found
 
 

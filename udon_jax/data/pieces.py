@@ -85,7 +85,8 @@ class Pieces:
         starts.append(starts[-1] + len(record) + offsets.FRAMING_BYTES)
     part.replace(self._folder / name)
     found = _checksum(self._folder / name)
-    assert found is not None, "it was just written"
+    if found is None:
+      raise OSError(f"{name} vanished while it was written")
     self._done[name] = Piece(*found, starts)
     self._note()
 

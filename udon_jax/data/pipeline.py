@@ -16,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from udon_jax import errors, structs
-from udon_jax.data import examples, order, preprocess, records, storing
+from udon_jax.data import (
+  decoders,
+  examples,
+  formats,
+  order,
+  preprocess,
+  records,
+  storing,
+)
 from udon_jax.data import stream as streams
 
 _LOGGER = logging.getLogger(__name__)
@@ -78,7 +86,7 @@ class TrainSource:
     """Yields batches from a position on; some records are known to be bad."""
     stream = streams.Stream(
       self.files,
-      plan=functools.partial(self._plan, bad=bad),
+      plan=functools.partial(self._plan, bad=frozenset(bad)),
       process=self._process,
       batch_size=self.batch_size,
       num_images=None,
@@ -98,10 +106,20 @@ class TrainSource:
   def _process(self, data, offset, flip):
     """Returns the pixels of a training image, in TensorFlow."""
     options = self.options
-    image = storing.decode_in_graph(data, self.files, exif=options.exif)
-    if not self.files.side:
+    if self.files.side:
+      image = storing.decode_in_graph(data, self.files, exif=options.exif)
+    elif options.round_pixels:
+      image = decoders.squash_in_graph(
+        data,
+        size=options.resize_size,
+        exif=options.exif,
+        decoder=options.decoder,
+      )
+    else:
       image = preprocess.squash(
-        image, size=options.resize_size, round_pixels=options.round_pixels
+        formats.decode_in_graph(data, exif=options.exif),
+        size=options.resize_size,
+        round_pixels=False,
       )
     return preprocess.augment(image, offset, flip, crop_size=options.crop_size)
 

@@ -15,7 +15,7 @@ import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
 from udon_jax import disk, errors, own_domains
-from udon_jax.data import jobs, layout, stores, writer
+from udon_jax.data import jobs, layout, replacing, stores, writer
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
 _MAX_SHOWN = 20
@@ -62,7 +62,7 @@ def prepare(
   _fail_if_any(
     missing, "missing", f"add them to {folders} or drop their entries"
   )
-  _check_room(place, [job for _, job in todo])
+  _check_room(place, todo)
   problems = _write_all(todo, options)
   _fail_if_any(
     problems, "unusable", "replace them or drop their entries in info_files"
@@ -101,14 +101,18 @@ def _write_all(
   return problems
 
 
-def _check_room(place: layout.Layout, todo: Sequence[writer.Job]) -> None:
+def _check_room(
+  place: layout.Layout, todo: Sequence[tuple[layout.Layout, writer.Job]]
+) -> None:
   """Says how much will be written, and raises if the disk has no room."""
   if not todo:
     return
-  num_bytes = sum(_estimate(job) for job in todo)
+  num_bytes = 0
+  for where, job in todo:
+    num_bytes += max(0, _estimate(job) - _num_there(where, job))
   _LOGGER.info(
     "%s images to write, about %.1f GB, into %s",
-    f"{sum(len(job.files) for job in todo):,}",
+    f"{sum(len(job.files) for _, job in todo):,}",
     num_bytes / 1e9,
     place.tfds,
   )
@@ -116,6 +120,13 @@ def _check_room(place: layout.Layout, todo: Sequence[writer.Job]) -> None:
   while not folder.exists() and folder != folder.parent:
     folder = folder.parent
   disk.check_space(folder, num_bytes)
+
+
+def _num_there(place: layout.Layout, job: writer.Job) -> int:
+  """Returns the bytes that a killed preparation left: kept, or making room."""
+  folder = replacing.temporary_of(place.records(job.domain, job.split))
+  files = list(folder.iterdir()) if folder.is_dir() else []
+  return sum(file.stat().length for file in files)
 
 
 def _estimate(job: writer.Job) -> int:

@@ -7,9 +7,10 @@ rounded to uint8, or not, as is chosen. Normalisation is left to the device.
 Source: official implementation, datasets.py (`_process_train_split`,
 `_process_test_split`), which keeps float32 unrounded.
 
-Shape legend: h, w height and width of the result.
+Shape legend: h, w height and width of an image.
 """
 
+from jaxtyping import Float, Int, UInt8
 import numpy as np
 
 from udon_jax import errors
@@ -27,6 +28,11 @@ try:
   tf.config.set_visible_devices([], "GPU")
 except RuntimeError as error:
   raise RuntimeError("TensorFlow was set up before udon_jax.data") from error
+
+
+# Longer images, whose resized form would take 10 MB and more, are only resized
+# where it is seen.
+_MAX_RATIO = 16
 
 
 def decode(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -103,11 +109,68 @@ def center(
   smaller = tf.reduce_min(size)
   # The division is in float64, as in the official implementation.
   ratios = tf.cast(size, tf.float64) / tf.cast(smaller, tf.float64)
-  new_size = tf.cast(ratios * crop_size, tf.int32)
-  image = tf.image.resize(image, new_size)
-  top, left = tf.unstack((new_size - crop_size) // 2)
-  image = image[top : top + crop_size, left : left + crop_size]
+  # int64, as a line of pixels would become longer than int32 counts.
+  new_size = tf.cast(ratios * crop_size, tf.int64)
+  start = (new_size - crop_size) // 2
+
+  def all_of_it():
+    resized = tf.image.resize(image, tf.cast(new_size, tf.int32))
+    top, left = tf.unstack(start)
+    return resized[top : top + crop_size, left : left + crop_size]
+
+  image = tf.cond(
+    tf.reduce_max(new_size) <= _MAX_RATIO * crop_size,
+    all_of_it,
+    lambda: tf.numpy_function(
+      _resized_window,
+      [image, new_size, start, crop_size],
+      tf.float32,
+      stateful=False,
+    ),
+  )
   return _finish(image, crop_size, round_pixels=round_pixels)
+
+
+def _resized_window(
+  image: UInt8[np.ndarray, "h w 3"],
+  new_size: Int[np.ndarray, "2"],
+  start: Int[np.ndarray, "2"],
+  side: int,
+) -> Float[np.ndarray, "s s 3"]:
+  """Returns a square of what `tf.image.resize` returns, and makes no more.
+
+  Its arithmetic is that of TensorFlow's resize_bilinear_op.cc, to the bit; in
+  NumPy, as TensorFlow rounds otherwise where it rewrites a graph.
+
+  Args:
+    image: pixels.
+    new_size: height and width of the whole.
+    start: top and left edge of the square.
+    side: s, its height and width.
+  """
+  half = np.float32(0.5)
+  ends, shares = [], []
+  for axis in (0, 1):
+    length = image.shape[axis]
+    scale = np.float32(length) / np.float32(new_size[axis])
+    numbers = (start[axis] + np.arange(side)).astype(np.float32)
+    place = (numbers + half) * scale - half
+    below = np.floor(place)
+    low = np.clip(below.astype(np.int64), 0, length - 1)
+    high = np.clip(np.ceil(place).astype(np.int64), 0, length - 1)
+    ends.append((low, high))
+    shares.append(place - below)
+  (top, bottom), (left, right) = ends
+
+  def row(numbers):
+    here, there = (
+      image[numbers[:, None], columns].astype(np.float32)
+      for columns in (left, right)
+    )
+    return here + (there - here) * shares[1][None, :, None]
+
+  upper = row(top)
+  return upper + (row(bottom) - upper) * shares[0][:, None, None]
 
 
 def _finish(image: tf.Tensor, size: int, *, round_pixels: bool) -> tf.Tensor:

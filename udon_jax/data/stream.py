@@ -38,6 +38,7 @@ class Options:
     prefetch: batches kept ready by each stream.
     process_index: number of this process.
     process_count: number of processes that share every batch.
+    decoder: of `default_config.DECODERS`, for training images.
     max_bad_share: share of a domain's training examples that may be bad, and
       are then passed over; None lets the first one end the run.
   """
@@ -50,6 +51,7 @@ class Options:
   process_index: int = 0
   process_count: int = 1
   exif: bool = True
+  decoder: str = "tensorflow"
   max_bad_share: float | None = None
 
 

@@ -25,6 +25,8 @@ PACKAGES = (
   "numpy",
   "tensorflow",
   "tensorflow-cpu",
+  "simplejpeg",
+  "opencv-python-headless",
   "udon_jax",
 )
 _GIT_SECONDS = 10

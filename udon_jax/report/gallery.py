@@ -6,15 +6,18 @@ import dataclasses
 import functools
 import io
 import pathlib
+import types
 from typing import Any
 
 from etils import epath
 
-from udon_jax import errors
+from udon_jax import errors, own_domains
 from udon_jax.retrieval import examples
 
 THUMBNAIL_SIZE = 104  # of the longer side, in pixels
 _QUALITY = 80
+# {EXIF orientation: Pillow's name of what undoes it}.
+_METHODS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 _TITLES = {
   examples.RANDOM: (
     "Drawn at random",
@@ -111,14 +114,19 @@ class Pictures:
     data_dir: epath.PathLike | None,
     *,
     info_files: epath.PathLike | None = None,
+    own: Mapping[str, Any] = types.MappingProxyType({}),
+    exif: bool = False,
   ):
     """Remembers where the data lies.
 
     Args:
       data_dir: a data directory; a missing one is told by `problem`.
       info_files: folder of the info files, if it lies elsewhere.
+      own: `config.own`, which may tell other places of domains.
+      exif: whether images are turned as their EXIF orientation tells.
     """
     self._data_dir, self._info_files = data_dir, info_files
+    self._own, self._exif = own, exif
     self.problem: str | None = None
 
   def read(self, image: Mapping[str, Any]) -> str | None:
@@ -137,10 +145,12 @@ class Pictures:
   @functools.cache  # noqa: B019 (lives as long as one report is made)
   def _read(self, domain: str, split: str, position: int, key: str) -> str:
     from udon_jax.data import examples as data_examples
+    from udon_jax.data import exif, storing
 
     # Reading an info file takes seconds where it is large.
     for in_order in (False, True):
-      if in_order and not self._place().info_file(domain, split).exists():
+      lists = self._place(domain).info_file(domain, split)
+      if in_order and not lists.exists():
         break
       files = self._open(domain, split, in_order=in_order)
       if position >= len(files):
@@ -150,40 +160,58 @@ class Pictures:
         )
       data = files.read(position)
       if data_examples.key(data) == key:
-        return thumbnail(data_examples.image_bytes(data))
+        content = storing.to_file(data_examples.image_bytes(data), files)
+        return thumbnail(
+          content, orientation=exif.orientation(content) if self._exif else 1
+        )
     raise errors.UserError(
       f"{files.files[0].parent}: record {position} is not the image {key!r} of "
       "the test"
     )
 
-  def _place(self):
-    from udon_jax.data import layout
+  def _place(self, domain: str):
+    from udon_jax.data import layout, places
 
-    return layout.find(
+    key = "config.info_files_dir"
+    if domain not in self._own:
+      return layout.find(
+        self._data_dir, info_files=self._info_files, info_files_key=key
+      )
+    (found,) = places.find(
       self._data_dir,
+      domains=[domain],
+      own=own_domains.parse_all({domain: self._own[domain]}),
       info_files=self._info_files,
-      info_files_key="config.info_files_dir",
+      info_files_key=key,
     )
+    return found.layout
 
   @functools.cache  # noqa: B019
   def _open(self, domain: str, split: str, *, in_order: bool):
     """Opens records as they lie, or in the order of their info file."""
-    from udon_jax.data import records, splits
+    from udon_jax.data import metadata, records, splits
 
-    place = self._place()
+    place = self._place(domain)
     if in_order:
       return splits.open_eval(place, domain, split)[0]
-    return records.RecordFiles(
+    folder = place.records(domain, split)
+    files = records.RecordFiles(
       records.find_files(
-        place.records(domain, split),
+        folder,
         base=records.file_name(domain, split),
         cure=f"run {place.prepare}",
       )
     )
+    files.hold(metadata.store_of(metadata.read(folder)), split=split)
+    return files
 
 
-def thumbnail(content: bytes) -> str:
+def thumbnail(content: bytes, *, orientation: int = 1) -> str:
   """Returns a small JPEG of an image file, as a data URI.
+
+  Args:
+    content: the file.
+    orientation: by which it is turned, see `data.exif`.
 
   Raises:
     OSError: it is no image that Pillow reads.
@@ -193,7 +221,10 @@ def thumbnail(content: bytes) -> str:
   with pillow.open(io.BytesIO(content)) as image:
     image.draft("RGB", (2 * THUMBNAIL_SIZE, 2 * THUMBNAIL_SIZE))
     small = image.convert("RGB")
+    is_turned = image.format == "TIFF"  # by Pillow
   small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+  if orientation != 1 and not is_turned:
+    small = small.transpose(pillow.Transpose(_METHODS[orientation]))
   file = io.BytesIO()
   small.save(file, "JPEG", quality=_QUALITY, optimize=True)
   return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -204,6 +235,8 @@ def read(
   data_dir: epath.PathLike | None,
   *,
   info_files: epath.PathLike | None = None,
+  own: Mapping[str, Any] = types.MappingProxyType({}),
+  exif: bool = False,
 ) -> Gallery:
   """Returns the galleries of a run.
 
@@ -211,11 +244,13 @@ def read(
     chosen: the contents of examples.json.
     data_dir: where the data of the run lies.
     info_files: folder of its info files, if it lies elsewhere.
+    own: `config.own`, which may tell other places of domains.
+    exif: whether the run turned images as their EXIF orientation tells.
 
   Raises:
     UserError: `chosen` has another form.
   """
-  pictures = Pictures(data_dir, info_files=info_files)
+  pictures = Pictures(data_dir, info_files=info_files, own=own, exif=exif)
   try:
     groups = [
       Group(name, *_TITLES[name], parts=_parts(listed, pictures))

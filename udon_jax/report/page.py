@@ -9,6 +9,7 @@ from etils import epath
 import jinja2
 import markupsafe
 
+from udon_jax import default_config
 from udon_jax import domains as domain_table
 from udon_jax.report import charts, curves, gallery, reading, tables
 
@@ -43,6 +44,8 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
       run.examples,
       run.config.get("data_dir") if own else data_dir,
       info_files=run.config.get("info_files_dir") if own else None,
+      own=run.config.get("own") or {},
+      exif=_honours_exif(run.config),
     )
   contents = [
     ("results", "Results"),
@@ -70,6 +73,14 @@ def render(run: reading.Run, *, data_dir: epath.PathLike | None) -> str:
     },
     environment=_environment(run.environment),
   )
+
+
+def _honours_exif(config: Mapping[str, Any]) -> bool:
+  """Returns what `semantics.honours_exif` does; runs of before had no key."""
+  chosen = config.get("data", {}).get("exif", False)
+  if chosen is None:
+    return config.get("semantics") != default_config.OFFICIAL
+  return bool(chosen)
 
 
 def fill(template: str, **values: Any) -> str:

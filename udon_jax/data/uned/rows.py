@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from udon_jax import domains, errors
-from udon_jax.data import info, layout, order, preparation, preprocess
+from udon_jax.data import image_files, info, layout, order, preprocess
 
 # What reading waits for are disks.
 _NUM_THREADS = 16
@@ -58,7 +58,7 @@ def read(row: Row, place: layout.Layout) -> tuple[int, dict[str, Any]]:
   Raises:
     UserError: the image is missing, or cannot be decoded.
   """
-  file = preparation.find_image(place.images, row.path)
+  file = image_files.find(place.images, row.path)
   if file is None:
     raise _missing(place, [row.path])
   try:
@@ -123,7 +123,7 @@ def require_images(
   paths = [path for images in splits.values() for path in images.paths]
 
   def is_missing(path):
-    return preparation.find_image(place.images, path) is None
+    return image_files.find(place.images, path) is None
 
   with futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     found = pool.map(is_missing, paths)

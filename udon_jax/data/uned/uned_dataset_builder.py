@@ -183,7 +183,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Compares the counts of splits and classes with UnED's table."""
     domain = self._domain
     counts.check(
-      place,
+      [place],
       num_examples={(domain, name): n for name, n in num_examples.items()},
       num_classes={domain: num_classes} if num_classes else {},
       data_check=self._data_check,
