@@ -350,6 +350,18 @@ def test_a_built_data_set_is_written_as_it_was_put_in(tmp_path, built_at, how):
   assert found.images == epath.Path(tmp_path)
 
 
+def test_images_come_in_the_order_of_their_files(tmp_path):
+  examples = [own_data.example(i, i % 3) for i in range(23)]
+  place = own_data.build_tfds(
+    tmp_path / "tfds", fresh({"train": examples}), num_shards=5
+  )
+  for _ in range(2):
+    found = read_built(tmp_path, tfds=place)
+    data = [(tmp_path / path).read_bytes() for path in found.paths]
+    assert data == [example["image"].getvalue() for example in examples]
+    assert found.labels == [(["cat", "dog", "猫"][i % 3],) for i in range(23)]
+
+
 def test_a_data_set_that_tfds_knows_is_read_where_it_was_built(tmp_path):
   builder = tfds.builder("mnist", data_dir=tmp_path / "tfds")
   version = str(builder.info.version)
