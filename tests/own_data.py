@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 import tensorflow_datasets as tfds
@@ -66,7 +67,13 @@ FEATURES = tfds.features.FeaturesDict(
 
 
 def build_tfds(
-  folder, splits, *, features=FEATURES, name="tiny", version="1.0.0"
+  folder,
+  splits,
+  *,
+  features=FEATURES,
+  name="tiny",
+  version="1.0.0",
+  num_shards=1,
 ):
   """Writes a data set of {split: examples} as TensorFlow Datasets does.
 
@@ -83,12 +90,16 @@ def build_tfds(
       features.serialize_example(features.encode_example(example))
       for example in examples
     ]
-    file = f"{name}-{split}.tfrecord-00000-of-00001"
-    data_files.write_records(place / file, records)
+    shards = [
+      x.tolist() for x in np.array_split(range(len(records)), num_shards)
+    ]
+    for number, shard in enumerate(shards):
+      file = f"{name}-{split}.tfrecord-{number:05d}-of-{num_shards:05d}"
+      data_files.write_records(place / file, [records[i] for i in shard])
     infos.append(
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[len(records)],
+        shard_lengths=[len(shard) for shard in shards],
         num_bytes=sum(map(len, records)),
         filename_template=template,
       )

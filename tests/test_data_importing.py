@@ -122,6 +122,28 @@ def test_splits_that_are_told_are_kept(root, tmp_path):
   assert "index" not in made  # `splits` makes them anew
 
 
+def test_a_built_data_set_is_imported_into_the_folder_it_lies_in(tmp_path):
+  """Its files, <name>/<version>/*.tfrecord*, are not taken for our records."""
+  root = tmp_path / "all"
+  place = own_data.build_tfds(
+    root,
+    {
+      split: [own_data.example(i, label) for i in range(2)]
+      for split, label in (("train", 0), ("validation", 1), ("test", 2))
+    },
+  )
+  found = own_data.import_lists(root, tfds=str(place))
+  assert {split: len(entries) for split, entries in found.items()} == {
+    **{"train": 2, "val": 2, "test": 2}
+  }
+  assert sorted(os.listdir(root)) == ["images", "info_files", "tiny"]
+  assert os.listdir(tmp_path) == ["all"]
+  for entry in found["val"]:
+    assert (root / "images" / entry["path"]).is_file()
+  names = notes.class_names(own_data.data_dir(root), "shoes")
+  assert names == ["cat", "dog", "猫"]
+
+
 def test_without_splits_whole_classes_are_held_out(root, source):
   told = own_data.import_lists(root, folder=str(source))
   default = {"by": "class", "val": 0.1, "test": 0.2}

@@ -107,7 +107,7 @@ def test_by_image_shares_hold_over_many_small_classes(size, val, test):
   images = 400 * size
   for split, share in (("val", val), ("test", test)):
     # One standard deviation of 400 roundings is at most 10.
-    assert abs(totals[split] - share * images) < 50
+    assert abs(totals[split] - share * images) < 30
 
 
 @MAKE

@@ -45,6 +45,15 @@ def test_a_folder_of_classes(tmp_path):
   assert found.images == epath.Path(tmp_path)
 
 
+def test_hidden_files_are_no_part_of_a_folder(tmp_path):
+  """As systems leave them: ._1.jpg, .thumbnails/1.jpg."""
+  own_data.add_images(
+    tmp_path,
+    ["a/1.jpg", "a/._1.jpg", ".trash/1.jpg", "b/.t/2.jpg", "b.c/3.jpg"],
+  )
+  assert of_folder(tmp_path).paths == ["a/1.jpg", "b.c/3.jpg"]
+
+
 @pytest.mark.parametrize(
   ("name", "split"),
   [
@@ -339,6 +348,18 @@ def test_a_built_data_set_is_written_as_it_was_put_in(tmp_path, built_at, how):
   assert data == BYTES["test"] + BYTES["train"] + BYTES["validation"]
   assert [path[-4:] for path in found.paths[-2:]] == [".jpg", ".png"]
   assert found.images == epath.Path(tmp_path)
+
+
+def test_images_come_in_the_order_of_their_files(tmp_path):
+  examples = [own_data.example(i, i % 3) for i in range(23)]
+  place = own_data.build_tfds(
+    tmp_path / "tfds", fresh({"train": examples}), num_shards=5
+  )
+  for _ in range(2):
+    found = read_built(tmp_path, tfds=place)
+    data = [(tmp_path / path).read_bytes() for path in found.paths]
+    assert data == [example["image"].getvalue() for example in examples]
+    assert found.labels == [(["cat", "dog", "猫"][i % 3],) for i in range(23)]
 
 
 def test_a_data_set_that_tfds_knows_is_read_where_it_was_built(tmp_path):

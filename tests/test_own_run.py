@@ -28,6 +28,12 @@ OWN = {
     "splits": {"by": "image", "val": 0.3, "test": 0.3},
   },
 }
+GLOVES = {"gloves": {"tfds": "tiny", "tfds_dir": "built"}}
+GROWN = (
+  *PLAIN,
+  "--config.own_file=FOLDER/grown.yaml",
+  "--config.domains=('bags','gloves','shoes')",
+)
 SHOES = {f"größe {i}": 3 for i in range(10)}
 BAGS = {f"bag {i}": 6 for i in range(7)}
 
@@ -42,6 +48,15 @@ def write_sources(folder):
     [{"path": path, "product": path.partition("/")[0]} for path in paths],
   )
   (folder / "own.yaml").write_text(yaml.safe_dump(OWN))
+  examples = {"train": (0, 1, 0), "validation": (2, 2), "test": (2, 2)}
+  own_data.build_tfds(
+    folder / "built",
+    {
+      split: [own_data.example(i, label) for i, label in enumerate(labels)]
+      for split, labels in examples.items()
+    },
+  )
+  (folder / "grown.yaml").write_text(yaml.safe_dump(OWN | GLOVES))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +77,11 @@ def done(folder):
       "train": TRAIN,
       "evaluate": (*EVALUATE, "--output=FOLDER/again.json"),
       "some": (*EVALUATE, "--domains=bags", "--output=FOLDER/bags.json"),
+      "prepare one more": (small_run.PREPARE, *GROWN),
+      "train one more": (
+        *(small_run.MAIN, *GROWN, "--workdir=FOLDER/grown"),
+        "--config.pretrained=udon:FOLDER/run",
+      ),
     },
     folder,
   )
@@ -83,6 +103,17 @@ def test_evaluation_finds_the_data_by_the_workdir_alone(folder, done):
   some = json.loads((folder / "bags.json").read_text())["student"]
   separate = results["student"]["separate"]["test"]["bags"]
   assert some["separate"]["test"]["bags"] == separate
+
+
+def test_a_domain_can_be_added_later(folder, done):
+  """In a run that starts from the weights of the first."""
+  assert "shoes/train: done before" in done["prepare one more"]
+  assert "gloves/val: done, 2 images" in done["prepare one more"]
+  results = reporting.read_json(folder / "grown" / reporting.RESULTS_FILE)
+  test = results["student"]["merged"]["test"]
+  assert set(test) == {"bags", "gloves", "shoes", "mean"}
+  separate = results["student"]["separate"]["test"]
+  assert separate["gloves"]["recall@1"] == 1  # of two images of one class
 
 
 def test_the_config_of_the_run_describes_its_domains(folder, done):

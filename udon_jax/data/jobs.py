@@ -67,8 +67,8 @@ def find_splits(
       where = importing.import_lists(own[name], places.of_lists(place))
     elif name not in known:
       raise errors.UserError(
-        f"--domains: {place.info_files / name} is missing; domains with info"
-        f" files: {', '.join(known)}"
+        f"--domains or config.domains: {place.info_files / name} is missing;"
+        f" domains with info files: {', '.join(known) or 'none'}"
       )
     where = notes.with_images(where, name)
     splits_there = sorted(notes.splits_of(where.info_files, name))

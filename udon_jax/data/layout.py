@@ -102,8 +102,14 @@ def find(
 
 
 def _holds_records(folder: epath.Path) -> bool:
-  """Whether <domain>/<split>/ of a folder hold records."""
-  return next(iter(folder.glob("*/*/*.tfrecord*")), None) is not None
+  """Whether <domain>/<split>/ of a folder hold records.
+
+  Data sets of TensorFlow Datasets lie as deep, under other names.
+  """
+  return any(
+    path.name.startswith(f"{path.parent.parent.name}.{path.parent.name}.")
+    for path in folder.glob("*/*/*.tfrecord*")
+  )
 
 
 def find_info_files(

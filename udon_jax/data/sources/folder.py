@@ -14,7 +14,7 @@ from udon_jax.data.sources import listing
 
 
 def read(folder: epath.PathLike, *, key: str) -> listing.Listing:
-  """Returns the images of a folder.
+  """Returns the images of a folder; hidden ones are no part of it.
 
   Args:
     folder: a local folder.
@@ -25,7 +25,11 @@ def read(folder: epath.PathLike, *, key: str) -> listing.Listing:
       classes, or some subfolders are splits and others are not.
   """
   folder = os.path.expanduser(os.fspath(folder))
-  paths = folders.find(folder, key=key).paths
+  paths = [
+    path
+    for path in folders.find(folder, key=key).paths
+    if not path.startswith(".") and f"{os.sep}." not in path
+  ]
   parts = [path.split(os.sep) for path in paths]
   tops = {listing.split_name(part[0]) for part in parts if len(part) > 1}
   is_split = tops <= listing.SPLITS and "train" in tops
