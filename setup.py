@@ -29,12 +29,14 @@ CORE = [
   "safetensors>=0.8",
   "ml_dtypes>=0.5",
   "msgpack>=1.0.8",
+  "PyYAML>=6.0",
 ]
 DATA = [
   "tensorflow-cpu>=2.19,<2.22; sys_platform != 'darwin'",
   "tensorflow>=2.19,<2.22; sys_platform == 'darwin'",
   "tensorflow-datasets>=4.9.9,<5",
   "array_record>=0.8,<0.9",
+  "pyarrow>=17",
   "pillow>=11.0",
   "google-crc32c>=1.6",
   "tqdm>=4.66",

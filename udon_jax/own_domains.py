@@ -147,6 +147,15 @@ _STRINGS = tuple(
 _KEYS = tuple(field.name for field in dataclasses.fields(OwnDomain))[1:]
 
 
+def defaults() -> dict[str, Any]:
+  """Returns the default of every key that has one."""
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(OwnDomain)
+    if field.default is not dataclasses.MISSING
+  }
+
+
 def parse(name: str, described: Any, *, key: str) -> OwnDomain:
   """Returns a description, checked.
 

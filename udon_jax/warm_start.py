@@ -72,7 +72,13 @@ def load(run: runs.Run, state: State) -> State:
     ),
   }
   state, kept = _put_prototypes(run, state.replace(params=params), old, found)
-  _tell(run, f"step {step} of {workdir}", shared=shared, kept=kept)
+  _tell(
+    run,
+    f"step {step} of {workdir}",
+    shared=shared,
+    kept=kept,
+    moved=_moved(run.meta, meta),
+  )
   return state
 
 
@@ -130,13 +136,31 @@ def _put_prototypes(
   return saved_state.to_state(saved, layout=run.layout, mesh=run.mesh), kept
 
 
+def _moved(new: checkpointing.Meta, old: checkpointing.Meta) -> set[str]:
+  """Returns the domains whose training data is other data."""
+  prints = {each["name"]: each["fingerprint"] for each in old.domains}
+  return {
+    each["name"]
+    for each in new.domains
+    if prints.get(each["name"]) != each["fingerprint"]
+  }
+
+
 def _tell(
-  run: runs.Run, origin: str, *, shared: list[str], kept: set[str]
+  run: runs.Run,
+  origin: str,
+  *,
+  shared: list[str],
+  kept: set[str],
+  moved: set[str],
 ) -> None:
   """Says what was read, and what starts anew."""
   names = run.layout.names
   parts = {
-    "": [name for name in names if name in kept],
+    "": [name for name in names if name in kept and name not in moved],
+    " (other data of as many classes, taken to be the same)": [
+      name for name in names if name in kept and name in moved
+    ],
     " (other classes: prototypes are new)": [
       name for name in shared if name not in kept
     ],

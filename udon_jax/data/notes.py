@@ -54,12 +54,15 @@ def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
       f" prepared; {cure}"
     )
   wanted = json.loads(json.dumps(own.essence()))
-  differing = [key for key in wanted if known.get(key) != wanted[key]]
+  # Keys that came after it was prepared had their default there.
+  defaults = own_domains.defaults()
+  known = {**{key: defaults.get(key) for key in wanted}, **known}
+  differing = [key for key in wanted if known[key] != wanted[key]]
   if differing:
     key = differing[0]
     raise errors.UserError(
       f"config.own.{own.name}.{key} is {wanted[key]!r}, but its data was"
-      f" prepared with {known.get(key)!r}; {cure}"
+      f" prepared with {known[key]!r}; {cure}"
     )
 
 

@@ -104,6 +104,11 @@ class Pieces:
         (self._folder / name).unlink()
     (self._folder / first).replace(self._folder / target)
 
+  def leave(self) -> None:
+    """Keeps what is finished for the next time; nothing stays of nothing."""
+    if not self._done:
+      self._folder.rmtree(missing_ok=True)
+
   def finish(self) -> None:
     """Drops what was noted: the folder is complete."""
     (self._folder / PROGRESS_FILE).unlink(missing_ok=True)

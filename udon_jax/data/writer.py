@@ -207,6 +207,7 @@ def _write(
     except _BadPieceError:
       continue
   if problems:
+    done.leave()
     return problems
   _complete(temporary, job, done, list(parts))
   replacing.replace(temporary, folder)
