@@ -117,6 +117,26 @@ def test_what_a_model_says_of_itself(tiny_run):
   assert same.fingerprint == model.fingerprint
 
 
+@pytest.mark.parametrize(
+  ("key", "value", "same"),
+  [
+    ("unroll", 3, True),
+    ("remat", "blocks", True),
+    ("attention", "xla", True),
+    ("norm_eps", 1e-3, False),
+  ],
+)
+def test_how_it_is_computed_is_no_part_of_the_fingerprint(
+  tiny_run, key, value, same
+):
+  found = trained.load(tiny_run)
+  config = found.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model[key] = value
+  other = dataclasses.replace(found, config=config)
+  assert (other.fingerprint() == found.fingerprint()) == same
+
+
 def test_another_weight_is_another_fingerprint(tiny_run):
   found = trained.load(tiny_run)
   leaves, tree = jax.tree.flatten(found.params)

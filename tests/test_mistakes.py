@@ -349,6 +349,13 @@ CASES = {
     ),
     ("few.npz: cars/test has 3 vectors", "one an image"),
   ),
+  "descriptors by several processes": (
+    (
+      *(EVALUATE, "--descriptors=FOLDER/few.npz", "--num_processes=2"),
+      "--info_files=FOLDER/data/info_files",
+    ),
+    ("--num_processes does not go with --descriptors", "leave it out"),
+  ),
   "report of nothing": (
     ("udon_jax.report", "--workdir=FOLDER/empty"),
     ("empty holds no run", "give the --workdir"),

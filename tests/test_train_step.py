@@ -1,5 +1,7 @@
 """Laws of a training step."""
 
+import re
+
 from flax import traverse_util
 import jax
 import numpy as np
@@ -192,3 +194,18 @@ def test_a_whole_step_with_many_classes(data, fsdp, monkeypatch):
   assert found[1] == found[16]
   rows = 3 * run.layout.rows * run.config.model.teacher_dim
   assert max(hlo.copied_sizes(compiled.as_text())) <= rows
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_array_of_the_state_is_changed_in_place(monkeypatch, frozen):
+  """The compiled program aliases all inputs of the state to outputs."""
+  run = training.set_up(
+    fakes.changed(frozen_steps=3), num_devices=1, monkeypatch=monkeypatch
+  )
+  step = run.frozen_step if frozen else run.train_step
+  text = training.lower(run, step).compile().as_text()
+  (aliases,) = re.findall(
+    r"input_output_alias=\{(.*?)\}, entry_computation_layout", text
+  )
+  inputs = {int(n) for n in re.findall(r"\((\d+), \{\}", aliases)}
+  assert inputs == set(range(len(jax.tree.leaves(run.abstract_state))))

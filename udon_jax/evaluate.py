@@ -113,6 +113,7 @@ _SUBJECTS = {
   "descriptors": (_DESCRIPTORS, _DOMAINS, _NORMALIZE, _BLOCK_MB),
 }
 _JOIN = processes.define_flags()
+_JOINING = ("coordinator_address", "num_processes", "process_id")
 
 
 def main(_: Sequence[str]) -> None:
@@ -167,6 +168,13 @@ def _subject() -> str:
     other, names = min(owners.items())
     where = f"with --{subject}" if given else f"without {' or '.join(names)}"
     raise errors.UserError(f"--{other} does not go {where}; leave it out")
+  if subject == "descriptors":
+    for name in _JOINING:
+      if flags.FLAGS[name].present:
+        raise errors.UserError(
+          f"--{name} does not go with --descriptors, which one process scores;"
+          " leave it out"
+        )
   return subject
 
 

@@ -27,6 +27,7 @@ from udon_jax import (
   run,
   semantics,
   structs,
+  workdirs,
 )
 from udon_jax.pretrained import official
 
@@ -65,7 +66,12 @@ class Trained:
     config = build.to_json(self.config)
     seen = [config["data"][key] for key in ("crop_size", "round_pixels")]
     seen.append(semantics.honours_exif(self.config))
-    described = [config["model"], *seen]
+    model = {
+      key: value
+      for key, value in config["model"].items()
+      if f"model.{key}" not in workdirs.FREE
+    }
+    described = [model, *seen]
     digest = hashlib.blake2b(
       json.dumps(described, sort_keys=True).encode(), digest_size=16
     )

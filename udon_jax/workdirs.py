@@ -38,7 +38,7 @@ _DEFINING: tuple[str, ...] = (
 )
 _LENGTH = ("num_train_steps", "num_epochs")
 # They change how a step is computed, by rounding alone.
-_FREE = ("model.unroll", "model.remat", "model.attention")
+FREE = ("model.unroll", "model.remat", "model.attention")
 # What a run that diverged may change, to get past the step where it did.
 _CURES = ("optimizer", "model.dtype", "prototypes.precision")
 # Keys on which the shapes of the parameters depend, and exceptions.
@@ -109,7 +109,7 @@ def check_same_run(
   by_length = given["optimizer"]["schedule"] != "constant"
   if by_length or given["semantics"] == "official":
     keys = (*keys, *_LENGTH)
-  free = (*_FREE, *(_CURES if diverged else ()))
+  free = (*FREE, *(_CURES if diverged else ()))
   differing = _differing(saved, given, keys=keys, free=free)
   if differing:
     raise errors.UserError(
