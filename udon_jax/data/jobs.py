@@ -35,14 +35,15 @@ class Options:
     seed: seed of the order of training images in files.
     store: name of how records hold images; None leaves what is done as it is,
       and is "original" for what is new.
-    exif: whether images that are resized are turned as their EXIF tells.
+    exif: whether images that are resized are turned as their EXIF tells; None
+      does with what is new, and leaves what is done as it is.
   """
 
   num_shards: int | None
   num_workers: int
   seed: int
   store: str | None = None
-  exif: bool = True
+  exif: bool | None = None
 
 
 def find_splits(
@@ -94,16 +95,16 @@ def make(
   folder = place.records(domain, split)
   known = metadata.read(folder)
   name = f"{domain}/{split}"
+  before = metadata.store_of(known)
+  exif = before.exif if options.exif is None else options.exif
   store = stores.parse(
-    options.store or metadata.store_of(known).name,
-    exif=options.exif,
-    key="--store",
+    options.store or before.name, exif=exif is not False, key="--store"
   )
   if known:
     reason = _why_again(
       folder, known, domain, split, fingerprint, options.num_shards
     )
-    if options.store is not None and metadata.store_of(known) != store:
+    if options.store is not None and before != store:
       reason = f"it is stored as {known.store}, with other settings"
     if reason is None:
       _LOGGER.info("%s: done before, %d images", name, known.num_examples)

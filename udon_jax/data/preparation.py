@@ -46,7 +46,7 @@ def prepare(
       or the disk has no room.
   """
   if options.store is not None:
-    stores.parse(options.store, exif=options.exif, key="--store")
+    stores.parse(options.store, exif=True, key="--store")
   todo = list[tuple[layout.Layout, writer.Job]]()
   for where, domain, split in jobs.find_splits(place, domain_names, own):
     job = jobs.make(where, domain, split, options)

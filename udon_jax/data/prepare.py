@@ -49,7 +49,7 @@ _EXIF = flags.DEFINE_bool(
   "exif",
   None,
   "Whether images that are resized are turned as their EXIF orientation tells;"
-  " as the config does by default, or yes.",
+  " by default as the config does, or as they were before, or yes.",
 )
 _INFO_FILES = flags.DEFINE_string(
   "info_files", None, "Folder of the info files, if not in --data_dir."
@@ -110,10 +110,10 @@ def _read_config() -> ml_collections.ConfigDict | None:
   return config
 
 
-def _honours_exif(config: ml_collections.ConfigDict | None) -> bool:
-  if _EXIF.value is not None:
+def _honours_exif(config: ml_collections.ConfigDict | None) -> bool | None:
+  if _EXIF.value is not None or config is None:
     return _EXIF.value
-  return config is None or semantics.honours_exif(config)
+  return semantics.honours_exif(config)
 
 
 def _find_place(

@@ -97,7 +97,9 @@ def decode_in_graph(
     return formats.decode_in_graph(data, exif=exif)
   if files.store.format == stores.RAW:
     return tf.reshape(tf.io.decode_raw(data, tf.uint8), [side, side, 3])
-  return tf.ensure_shape(preprocess.decode(data), [side, side, 3])
+  # Of a WebP it has four axes, which a graph does not know before it runs.
+  pixels = tf.io.decode_jpeg(data, channels=3)
+  return tf.reshape(pixels, [side, side, 3])
 
 
 def to_file(data: bytes, files: records.RecordFiles) -> bytes:
