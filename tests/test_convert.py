@@ -135,6 +135,7 @@ def test_ours_to_official_to_ours(ours, theirs, tmp_path):
     assert_equal(tree["student_projection"], whole["student_projection"])
 
 
+@pytest.mark.slow
 def test_clip_to_official_to_ours(tmp_path):
   run, state = save_ours(tmp_path / "ours", **CLIP)
   convert("official", tmp_path / "ours", tmp_path / "theirs")
@@ -173,6 +174,7 @@ def test_flax_reads_it_into_the_official_state(tmp_path, family, ours, theirs):
     )
 
 
+@pytest.mark.slow
 def test_official_to_ours_to_official(tmp_path):
   """Every array comes back with the same bytes."""
   params = traverse_util.unflatten_dict(

@@ -233,6 +233,7 @@ def test_files_that_are_embedded_hold_official_pixels(tmp_path):
     assert not found[len(IMAGES) :].any()
 
 
+@pytest.mark.slow
 def test_a_step_is_of_pixels_whatever_their_type(monkeypatch):
   """Whole grey levels give the same losses as uint8 and as float32."""
   config = fakes.config()

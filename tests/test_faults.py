@@ -226,6 +226,7 @@ def test_a_note_of_divergence_that_is_torn_is_named(tmp_path):
 # Divergence.
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_goes_on_with_a_lower_rate(tmp_path):
   wild = {"optimizer__learning_rate": 1e30, "num_train_steps": 12}
   wild = config(**wild, checkpoint_every=1, log_every=6)

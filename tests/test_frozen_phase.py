@@ -78,6 +78,7 @@ def test_rates_and_programs_of_every_step(found):
   assert run.frozen_step._cache_size() == (ungraded > 0)
 
 
+@pytest.mark.slow
 def test_a_phase_of_warm_up_alone_is_the_official_one():
   """In moments and counts; officially it lasts a step longer."""
   _, ours = train(-1)

@@ -22,7 +22,11 @@ def config_of(data, fsdp, **changes):
 
 
 @pytest.mark.parametrize(
-  "name, mesh", [("vit_mu8", (2, 4)), ("dinov2reg_mu8", (1, 8))]
+  "name, mesh",
+  [
+    ("vit_mu8", (2, 4)),
+    pytest.param("dinov2reg_mu8", (1, 8), marks=pytest.mark.slow),
+  ],
 )
 def test_gradients_are_those_of_whole_parameters(name, mesh):
   config = fakes.changed(
@@ -63,7 +67,12 @@ def test_gradients_are_those_of_whole_parameters(name, mesh):
 
 
 @pytest.mark.parametrize(
-  "dtype, frozen", [("float32", False), ("float32", True), ("bfloat16", False)]
+  "dtype, frozen",
+  [
+    ("float32", False),
+    pytest.param("float32", True, marks=pytest.mark.slow),
+    pytest.param("bfloat16", False, marks=pytest.mark.slow),
+  ],
 )
 def test_only_a_layer_and_embeddings_travel(dtype, frozen):
   run = runs.set_up(

@@ -120,7 +120,13 @@ def test_killed_fifty_times(whole, tmp_path):
     assert not list(workdir.glob("checkpoints/*-tmp*"))
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "signal_",
+  [
+    signal.SIGTERM,
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+  ],
+)
 def test_a_signal_saves_and_the_run_continues(whole, tmp_path, signal_):
   process = start(tmp_path, pause=0.4)
   wait_for_step(process, tmp_path, 4)
@@ -167,6 +173,7 @@ def fill(folder):
         size //= 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_in_one_line(whole, small_disk):
   workdir = small_disk / "run"
   process = start(workdir, pause=0.1)

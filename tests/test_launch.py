@@ -327,7 +327,10 @@ def test_local_processes_are_stopped_when_one_fails(tmp_path):
   assert "[0] stopping 0" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_a_signal_reaches_all_local_processes(tmp_path, number):
   started = start_local(tmp_path)
   started.send_signal(number)

@@ -93,6 +93,7 @@ def test_embeddings_and_gradients_are_near(runs, images):
   assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
 
 
+@pytest.mark.slow
 def test_training_follows_float32(runs):
   losses = {
     dtype: training.take_steps(run, run.init_state(), (0, 1, 2) * 10)[1]

@@ -213,7 +213,14 @@ class Trained:
   gradients: tuple
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+  scope="module",
+  params=[
+    "normface",
+    pytest.param("arcface, mlp, blocks", marks=pytest.mark.slow),
+    "cosface, devices",
+  ],
+)
 def trained(request):
   changes = CASES[request.param]
   run = set_up(**changes)

@@ -346,6 +346,7 @@ def plan():
   )
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_state_and_more(plan):
   batch = 32 // 8 * (16 * 16 * 3 + 4) + 4
   state = partitioning.bytes_per_device(plan.run.abstract_state)

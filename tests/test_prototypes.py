@@ -171,6 +171,7 @@ def test_domains_that_take_several_blocks_on_several_devices():
   assert_steps_are_dense("2x4", 12, rows=8, classes=(3, 150, 64))
 
 
+@pytest.mark.slow
 def test_float32_is_as_near_as_dense_float32():
   """Losses through long gaps, against dense AdamW in float64."""
   sequence = (0,) * 5 + (1,) * 12 + (2,) * 13
