@@ -22,7 +22,7 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import bench_input, common
+from benchmarks import common, images
 from configs import quickstart, uned_vits16
 from udon_jax import build, embedder, trained
 from udon_jax.data import files, folders
@@ -138,9 +138,9 @@ def draw(folder: pathlib.Path, *, count: int, size: tuple[int, int]) -> None:
   """Writes JPEGs."""
   folder.mkdir()
   rng = np.random.default_rng(0)
-  images = [bench_input.photo(rng, size) for _ in range(32)]
+  photos = [images.photo(rng, size) for _ in range(32)]
   for i in range(count):
-    (folder / f"{i:05}.jpg").write_bytes(images[i % len(images)])
+    (folder / f"{i:05}.jpg").write_bytes(photos[i % len(photos)])
 
 
 def read(model: embedder.Embedder, found: folders.Found) -> list[files.Batch]:

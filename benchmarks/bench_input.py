@@ -1,63 +1,86 @@
-"""Images per second and core of the input pipeline.
+"""Images per second and core of the input pipeline, and its memory.
 
-  python benchmarks/bench_input.py [--repeats=5] [--output=FILE.jsonl]
+  python -m benchmarks.bench_input [--repeats=5]
 
-Compares, interleaved in one process and on the same records, the order of the
+Compares, interleaved in one process and on the same images, the order of the
 official implementation (sequential reads, float32 normalised on the host,
-shuffle buffers of decoded images) with ours (records at keyed offsets, uint8).
+shuffle buffers of decoded images) with ours (records at keyed offsets, uint8),
+from original JPEGs and from images that `prepare --store` resized before.
 Measures CPU time of the whole process, so that a busy machine blurs ratios
 little. Every measurement begins and ends with all buffers full and all threads
-at rest: it holds the work of its own batches and of nothing else.
+at rest: it holds the work of its own batches and of nothing else. Memory is
+that of a process which reads eight domains and does nothing else.
 """
 
-import argparse
-import io
+from collections.abc import Iterator, Sequence
 import json
-import os
 import pathlib
-import platform
+import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from typing import Any
 
-import numpy as np
-from PIL import Image
+from absl import flags
 import tensorflow as tf
 
-from udon_jax.data import examples, pipeline, records, stream
+from benchmarks import common, images
+from udon_jax import cli, domains
+from udon_jax.data import (
+  dataset,
+  examples,
+  layout,
+  pipeline,
+  splits,
+  stream,
+)
+
+_HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer("num_batches", 6, "Of a round.", lower_bound=1)
+_MEMORY = flags.DEFINE_string(
+  "memory", None, "Store and decoder whose memory this process is to measure."
+)
 
 BATCH = 64
 THREADS = 2
+SIZES = ((500, 375), (1600, 1200))
+_MEMORY_BATCH = 128
+# (store, decoder)
+WAYS = (
+  ("original", "tensorflow"),
+  ("original", "opencv"),
+  ("jpeg256", "tensorflow"),
+  ("jpeg256", "opencv"),
+  ("webp256", "opencv"),
+  ("raw256", "opencv"),
+)
 
 
-def photo(rng, size):
-  """A JPEG of about the size of a photograph's: shapes, slopes and grain."""
-  coarse = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-  image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-  grain = rng.normal(0, 9, (size[1], size[0], 1))
-  pixels = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-  return buffer.getvalue()
+def sources(
+  root: pathlib.Path, names: Sequence[str], *, decoder: str, batch_size: int
+) -> list[pipeline.TrainSource]:
+  """Returns training sources."""
+  found, _ = dataset.load(
+    root,
+    domains=[domains.from_splits(name, ()) for name in names],
+    batch_size=batch_size,
+    eval_batch_size=4,
+    seed=0,
+    options=stream.Options(
+      resize_size=256,
+      crop_size=224,
+      round_pixels=True,
+      num_threads=THREADS,
+      decoder=decoder,
+    ),
+  )
+  return found
 
 
-def write_records(folder, *, num_images, size):
-  """Writes four shards; returns them and the mean size of an image."""
-  rng = np.random.default_rng(0)
-  images = [photo(rng, size) for _ in range(64)]
-  files = [folder / f"{i}.tfrecord" for i in range(4)]
-  for number, file in enumerate(files):
-    with tf.io.TFRecordWriter(str(file)) as writer:
-      for i in range(number, num_images, len(files)):
-        data = examples.serialize(
-          image_bytes=images[i % 64], class_ids=[i % 10], key=str(i)
-        )
-        writer.write(data)
-  return files, sum(map(len, images)) / len(images)
-
-
-def official(files):
+def official(files: Sequence[Any]) -> Iterator[Any]:
   """The official order; its 16 shuffled batches are cut to 2 for start-up."""
   features = examples.IMAGE_FEATURE | examples.LABEL_FEATURE
 
@@ -82,23 +105,7 @@ def official(files):
   return data.prefetch(2).with_options(options).as_numpy_iterator()
 
 
-def ours(files):
-  """Our training stream."""
-  source = pipeline.TrainSource(
-    "bench",
-    num_classes=10,
-    fingerprint="",
-    files=records.RecordFiles(files),
-    batch_size=BATCH,
-    seed=0,
-    options=stream.Options(
-      resize_size=256, crop_size=224, round_pixels=True, num_threads=THREADS
-    ),
-  )
-  return source.open(0)
-
-
-def settle():
+def settle() -> None:
   """Waits until the threads of all pipelines have filled their buffers."""
   quiet = 0
   while quiet < 4:
@@ -107,7 +114,7 @@ def settle():
     quiet = quiet + 1 if time.process_time() - before < 1e-3 else 0
 
 
-def measure(iterator, num_batches):
+def measure(iterator: Iterator[Any], num_batches: int) -> float:
   """Returns the CPU time of an image, in ms."""
   before = time.process_time()
   for _ in range(num_batches):
@@ -116,67 +123,104 @@ def measure(iterator, num_batches):
   return (time.process_time() - before) * 1000 / (num_batches * BATCH)
 
 
-def run(size, *, repeats, num_batches, folder):
-  """Yields one result for each pipeline at one size of images."""
-  files, mean_bytes = write_records(folder, num_images=2048, size=size)
-  iterators = {"official order": official(files), "ours": ours(files)}
-  times: dict[str, list[float]] = {name: [] for name in iterators}
-  for iterator in iterators.values():
-    measure(iterator, 4)  # past the buffers' first filling
-  for _ in range(repeats):
-    for name, iterator in iterators.items():
-      times[name].append(measure(iterator, num_batches))
-  for name, values in times.items():
-    cpu = statistics.median(values)
+def run(size: tuple[int, int]) -> Iterator[dict[str, Any]]:
+  """Yields one row for each way to read images of a size."""
+  iterators: dict[tuple[str, str], Iterator[Any]] = {}
+  stored: dict[str, float] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    count = 1024 if size[0] < 1000 else 256
+    for store in dict.fromkeys(store for store, _ in WAYS):
+      root = pathlib.Path(folder) / store
+      images.write_data(
+        root, ["bench"], num_images=count, size=size, store=store
+      )
+      files = splits.open_records(layout.find(root), "bench", "train").files
+      stored[store] = sum(file.stat().length for file in files) / count
+      if store == "original":
+        iterators["official order", ""] = official(files)
+    for store, decoder in WAYS:
+      root = pathlib.Path(folder) / store
+      (source,) = sources(root, ["bench"], decoder=decoder, batch_size=BATCH)
+      iterators[store, decoder] = source.open(0)
+    times: dict[tuple[str, str], list[float]] = {x: [] for x in iterators}
+    for iterator in iterators.values():
+      measure(iterator, 4)  # past the buffers' first filling
+    for _ in range(_REPEATS.value):
+      for way, iterator in iterators.items():
+        times[way].append(measure(iterator, _BATCHES.value))
+    base = times["official order", ""]
+    for (store, decoder), values in times.items():
+      cpu = statistics.median(values)
+      pairs = [a / b for a, b in zip(base, values, strict=True)]
+      yield {
+        "image": f"{size[0]}x{size[1]}",
+        "from": store,
+        "decoder": decoder or "tensorflow",
+        "kb_a_record": stored.get(store, stored["original"]) / 1000,
+        "cpu_ms_an_image": cpu,
+        "images_per_s_per_core": 1000 / cpu,
+        "speed_to_official": statistics.median(pairs),
+      }
+    del iterators
+
+
+def tell_memory(store: str, decoder: str) -> None:
+  """Prints what reading eight domains adds to this process, as JSON."""
+  names = [f"domain{i}" for i in range(8)]
+  with tempfile.TemporaryDirectory() as folder:
+    root = pathlib.Path(folder)
+    images.write_data(root, names, num_images=256, size=(500, 375), store=store)
+    found = sources(root, names, decoder=decoder, batch_size=_MEMORY_BATCH)
+    streams = [source.open(0) for source in found]
+    begin = time.perf_counter()
+    next(streams[0])
+    first = time.perf_counter() - begin
+    for _ in range(6):
+      for each in streams:
+        next(each)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"peak_gb": peak, "first_batch_s": first}))
+    del streams
+
+
+def memory() -> Iterator[dict[str, Any]]:
+  """Yields the memory of processes that read eight domains."""
+  for store, decoder in (
+    ("original", "tensorflow"),
+    ("original", "opencv"),
+    ("raw256", "opencv"),
+  ):
+    done = subprocess.run(
+      [
+        sys.executable,
+        "-m",
+        "benchmarks.bench_input",
+        f"--memory={store},{decoder}",
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
     yield {
-      "pipeline": name,
-      "image": f"{size[0]}x{size[1]}",
-      "jpeg_bytes": round(mean_bytes),
-      "cpu_ms_per_image": round(cpu, 3),
-      "images_per_s_per_core": round(1000 / cpu),
-      "cpu_ms_all": [round(value, 3) for value in values],
+      "domains": 8,
+      "batch": _MEMORY_BATCH,
+      "from": store,
+      "decoder": decoder,
+      **json.loads(done.stdout.splitlines()[-1]),
     }
 
 
-def environment():
-  """What the figures were taken on."""
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  ).stdout.strip()
-  return {
-    "commit": commit,
-    "python": platform.python_version(),
-    "tensorflow": tf.__version__,
-    "cpus": os.cpu_count(),
-    "load": os.getloadavg(),
-    "machine": platform.processor() or platform.machine(),
-  }
-
-
-def main():
-  """Prints one JSON object a line: the environment, then the results."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--num_batches", type=int, default=6)
-  parser.add_argument("--output", type=pathlib.Path)
-  args = parser.parse_args()
-  lines = [environment()]
-  for size in ((500, 375), (256, 256)):
-    with tempfile.TemporaryDirectory() as folder:
-      lines += run(
-        size,
-        repeats=args.repeats,
-        num_batches=args.num_batches,
-        folder=pathlib.Path(folder),
-      )
-  text = "".join(json.dumps(line) + "\n" for line in lines)
-  print(text, end="")
-  if args.output:
-    args.output.write_text(text)
+def main(_: Sequence[str]) -> None:
+  """Measures, prints and writes the tables."""
+  if _MEMORY.value:
+    tell_memory(*_MEMORY.value.split(","))
+    return
+  head = common.header("tensorflow-cpu", "simplejpeg", "opencv-python-headless")
+  rows = [row for size in SIZES for row in run(size)]
+  rows += memory()
+  print(common.markdown(rows))
+  print(f"written: {common.write(f'input_{_HARDWARE.value}', head, rows)}")
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

@@ -203,17 +203,17 @@ def test_a_full_disk_is_foreseen(root, monkeypatch):
 
 
 def test_a_disk_that_fills_keeps_what_is_finished(root, made, monkeypatch):
-  real = tf.io.TFRecordWriter.write
+  real = offsets.frame
   count = []
 
-  def write(self, record):
-    count.append(record)
+  def frame(data):
+    count.append(data)
     if len(count) == 28:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return real(self, record)
+    return real(data)
 
   with monkeypatch.context() as patch:
-    patch.setattr(tf.io.TFRecordWriter, "write", write)
+    patch.setattr(offsets, "frame", frame)
     with pytest.raises(errors.UserError, match=r"No space left.*goes on"):
       prepare(root)
   monkeypatch.setattr("udon_jax.data.preparation._estimate", lambda job: 0)

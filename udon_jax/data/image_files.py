@@ -1,6 +1,7 @@
 """Where the image files of a data directory are."""
 
 import contextlib
+import os
 
 from etils import epath
 
@@ -28,6 +29,20 @@ def find_name(images: epath.Path, path: str) -> str | None:
       if (images / name).exists():
         return name
   return None
+
+
+def read(images: epath.Path, name: str) -> bytes:
+  """Returns what a file below a folder holds.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  folder = os.fspath(images)
+  if "://" in folder:
+    return (images / name).read_bytes()
+  # Not by paths, which take longer than a small file.
+  with open(os.path.join(folder, name), "rb") as file:
+    return file.read()
 
 
 def _escape(code: int) -> str:

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from typing import Any
 
 from etils import epath
 import google_crc32c
 import numpy as np
-import tensorflow as tf
 
 from udon_jax.data import offsets
 
@@ -79,9 +77,9 @@ class Pieces:
     """Writes a piece, and then notes that it is finished."""
     part = self._folder / f".{name}.part"
     starts = [0]
-    with tf.io.TFRecordWriter(os.fspath(part)) as writer:
+    with part.open("wb") as output:
       for record in records:
-        writer.write(record)
+        output.write(offsets.frame(record))
         starts.append(starts[-1] + len(record) + offsets.FRAMING_BYTES)
     part.replace(self._folder / name)
     found = _checksum(self._folder / name)

@@ -18,6 +18,7 @@ from udon_jax import domains, errors
 from udon_jax.data import (
   examples,
   formats,
+  image_files,
   info,
   layout,
   metadata,
@@ -76,7 +77,7 @@ def read_image(job: Job, number: int) -> tuple[bytes, str | None]:
   path = job.files[number]
   assert path is not None, "missing images are reported before"
   try:
-    data = (job.folder / path).read_bytes()
+    data = image_files.read(job.folder, path)
   except OSError as error:
     return b"", f"cannot be read ({error.strerror})"
   if not data:
