@@ -2,13 +2,21 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
 
 from tests import data_files
 from udon_jax import errors
-from udon_jax.data import dataset, examples, layout, records, splits
+from udon_jax.data import (
+  dataset,
+  examples,
+  layout,
+  offsets,
+  records,
+  splits,
+)
 
 COUNT = 40
 BATCH = 6
@@ -147,6 +155,57 @@ def test_a_restart_reads_the_same(clean, break_records, decoder):
     assert_same(found, whole[start:])
 
 
+@pytest.mark.parametrize("decoder", ["tensorflow", "opencv"])
+def test_files_that_were_damaged_on_disk(clean, tmp_path, log, decoder):
+  """Flipped bits in images and keys, a wrong label, at both ends of files."""
+  root = tmp_path / "data"
+  shutil.copytree(clean, root)
+  given = source(root)
+  numbers, _, _ = given._plan(np.arange(60), bad=frozenset())
+  wrong = [0, 1, 17, COUNT - 1]
+  swap = {0: 2, 1: 2, 17: 18, COUNT - 1: 2}
+  expected = [
+    given.augmented(swap.get(n, n), epoch=i // COUNT)
+    for i, n in enumerate(numbers.tolist())
+  ]
+  for record in wrong:
+    file, number = given.files.locate(record)
+    whole = bytearray(file.read_bytes())
+    starts = offsets.rebuild(file)
+    start = starts[number] + offsets.HEADER_BYTES
+    end = starts[number + 1] - offsets.FOOTER_BYTES
+    if record == 17:
+      label = again(bytes(whole[start:end]), class_ids=[77])
+      assert len(label) == end - start
+      whole[starts[number] : starts[number + 1]] = offsets.frame(label)
+    else:
+      whole[drawn(record, start, end)] ^= 1 << record % 8
+    file.write_bytes(whole)
+  damaged = source(root, decoder="tensorflow")
+  found = take(damaged.open(0), 10)
+  np.testing.assert_array_equal(
+    np.concatenate([batch.images for batch in found]), expected
+  )
+  log.clear()
+  damaged = source(root, decoder=decoder)
+  restarted = take(damaged.open(4), 6)
+  for batch, other in zip(restarted, found[4:], strict=True):
+    np.testing.assert_array_equal(batch.labels, other.labels)
+    assert np.abs(batch.images.astype(int) - other.images).max() <= 1
+  said = [
+    r.getMessage() for r in log.records if "passed over" in r.getMessage()
+  ]
+  assert 0 < len(said) <= len(wrong)
+  assert all("\n" not in line and "tfrecord" in line for line in said)
+  with pytest.raises(errors.BadExampleError):
+    take(source(root, share=None, decoder=decoder).open(0), 10)
+
+
+def drawn(record, start, end):
+  """Returns a byte of a record: of its image, or its very last one."""
+  return end - 1 if record else (start + end) // 2
+
+
 def test_processes_read_what_one_does(clean, break_records):
   break_records({4: "no image", 5: "checksum", 20: "label beyond"})
   whole = take(source(clean).open(0), 8)
@@ -182,8 +241,6 @@ def test_all_bad_ends_a_run(clean, break_records):
 
 
 def test_a_file_that_vanishes_still_ends_it(clean, tmp_path):
-  import shutil  # noqa: PLC0415
-
   root = tmp_path / "data"
   shutil.copytree(clean, root)
   given = source(root)

@@ -1,6 +1,7 @@
 """Decoders give the same training images, to a grey level."""
 
 import dataclasses
+import functools
 import io
 
 import numpy as np

@@ -202,6 +202,18 @@ def test_a_full_disk_is_foreseen(root, monkeypatch):
   assert not (root / "tfds").exists()
 
 
+def test_what_is_finished_needs_no_room_again(root, made, monkeypatch):
+  """A disk with room for the rest alone."""
+  interrupt(root, monkeypatch, after=14)  # of 15 pieces
+  usage = shutil.disk_usage(root)
+  whole = sum(map(len, made[1].values()))
+  monkeypatch.setattr(
+    disk.shutil, "disk_usage", lambda _: usage._replace(free=whole // 4)
+  )
+  prepare(root)
+  assert data_files.contents(root) == made[1]
+
+
 def test_a_disk_that_fills_keeps_what_is_finished(root, made, monkeypatch):
   real = offsets.frame
   count = []

@@ -1,5 +1,6 @@
 """Pixels agree with a numpy oracle; every kind of image is decoded."""
 
+import functools
 import io
 
 import numpy as np
@@ -121,3 +122,48 @@ def test_exif_orientation_is_ignored():
 )
 def test_damaged_images_are_found(data):
   assert not preprocess.is_readable(data)
+
+
+LONG = [
+  (3, 60, 16),
+  (60, 3, 16),
+  (1, 500, 224),
+  (7, 1000, 224),
+  (2000, 13, 224),
+  (333, 6000, 224),
+  (5, 401, 37),
+  (2, 20_000, 64),  # positions that float32 rounds by a hundredth of a pixel
+]
+
+
+@pytest.mark.parametrize("height, width, crop_size", LONG)
+def test_long_images_are_resized_where_they_are_seen(
+  monkeypatch, height, width, crop_size
+):
+  """To the bit what the official code does, which resizes all of them."""
+  image = np.random.default_rng(height).integers(0, 256, (height, width, 3))
+  image = tf.constant(image.astype(np.uint8))
+  found = {}
+  for ratio in (0, 10**9):
+    monkeypatch.setattr(preprocess, "_MAX_RATIO", ratio)
+    center = tf.function(
+      functools.partial(
+        preprocess.center, crop_size=crop_size, round_pixels=False
+      )
+    )
+    found[ratio] = center(image).numpy()
+  np.testing.assert_array_equal(found[0], found[10**9])
+
+
+@pytest.mark.parametrize("shape", [(2, 200_000), (200_000, 2), (1, 50_000_000)])
+def test_no_length_takes_memory(shape):
+  """All of the last one, resized, would be 30 TB."""
+  image = np.zeros((*shape, 3), np.uint8)
+  # float32 has the place of its middle to a few pixels.
+  middle = [slice(max(0, n // 2 - 16), n // 2 + 16) for n in shape]
+  image[tuple(middle)] = 200
+  found = preprocess.center(
+    tf.constant(image), crop_size=224, round_pixels=True
+  )
+  assert found.shape == (224, 224, 3)
+  assert (found.numpy() == 200).any()

@@ -10,7 +10,8 @@ from PIL import Image
 import pytest
 
 from tests import data_files, official_data
-from udon_jax.report import gallery
+from udon_jax.data import exif, formats
+from udon_jax.report import gallery, page
 
 COUNT = 5
 
@@ -34,12 +35,12 @@ def position(source):
   return round(red / 50)
 
 
-def image(number, key=None):
+def image(number, key=None, *, domain="cars"):
   return {
-    "domain": "cars",
+    "domain": domain,
     "split": "test",
     "position": number,
-    "key": key or f"cars/test/{number}.jpg",
+    "key": key or f"{domain}/test/{number}.jpg",
   }
 
 
@@ -95,3 +96,86 @@ def test_the_list_says_what_is_wrong(root):
   pictures = gallery.Pictures(root)
   assert pictures.read(image(0)) is None
   assert "5 records" in pictures.problem and "4 images" in pictures.problem
+
+
+@pytest.fixture
+def stored(root, tmp_path, request):
+  """The images of `root`, held by another store."""
+  store = request.param
+  data_files.add_split(tmp_path / store, "cars", "test", COUNT)
+  for i in range(COUNT):
+    colour = Image.new("RGB", (30, 20), (50 * i, 200 - 40 * i, 90))
+    colour.save(tmp_path / store / f"images/cars/test/{i}.jpg", quality=95)
+  data_files.prepare(tmp_path / store, store=store)
+  shutil.rmtree(tmp_path / store / "images")
+  return tmp_path / store
+
+
+@pytest.mark.parametrize("stored", ["raw64", "webp64", "jpeg64"], indirect=True)
+@pytest.mark.parametrize("with_lists", [True, False])
+def test_pictures_of_records_that_hold_resized_images(stored, with_lists):
+  if not with_lists:
+    shutil.rmtree(stored / "info_files")
+  pictures = gallery.Pictures(stored)
+  assert shown(pictures) == list(range(COUNT))
+  assert pictures.problem is None
+
+
+def seen(source):
+  data = base64.b64decode(source.split(",")[1])
+  return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_thumbnails_are_turned_as_the_run_turned(tmp_path, kind, orientation):
+  told = Image.Exif()
+  told[0x0112] = orientation
+  data = data_files.encode(2, size=(90, 60), kind=kind, exif=told)
+  data_files.add_split(tmp_path, "cars", "test", 1)
+  (tmp_path / "images/cars/test/0.jpg").write_bytes(data)
+  data_files.prepare(tmp_path)
+  pictures = gallery.Pictures(tmp_path, exif=True)
+  turned = exif.turn_array(formats.decode(data), orientation)
+  expected = np.asarray(Image.fromarray(turned).convert("RGB"))
+  picture = seen(pictures.read(image(0)))
+  assert picture.shape == expected.shape
+  assert np.abs(picture.astype(int) - expected).mean() < 6
+  if kind != "TIFF":  # which Pillow turns in any case
+    picture = seen(gallery.Pictures(tmp_path).read(image(0)))
+    distance = picture.astype(int) - formats.decode(data)
+    assert np.abs(distance).mean() < 6
+
+
+def test_pictures_of_own_domains_lie_where_these_do(root, tmp_path):
+  """One with records of its own, beside one of UnED."""
+  other = tmp_path / "elsewhere"
+  data_files.add_split(other, "shop", "test", COUNT)
+  for i in range(COUNT):
+    colour = Image.new("RGB", (30, 20), (50 * (COUNT - 1 - i), 60, 90))
+    colour.save(other / f"images/shop/test/{i}.jpg", quality=95)
+  data_files.prepare(other)
+  own = {"shop": {"records": str(other)}}
+  pictures = gallery.Pictures(root, own=own)
+  assert shown(pictures) == list(range(COUNT))
+  found = [
+    position(pictures.read(image(i, domain="shop"))) for i in range(COUNT)
+  ]
+  assert pictures.problem is None
+  assert found == list(range(COUNT))[::-1]
+  # Without its description it is looked for beside the others.
+  assert gallery.Pictures(root).read(image(0, domain="shop")) is None
+
+
+@pytest.mark.parametrize(
+  "config, turned",
+  [
+    ({}, False),  # of a run before there was the key
+    ({"data": {"exif": None}, "semantics": "default"}, True),
+    ({"data": {"exif": None}, "semantics": "official"}, False),
+    ({"data": {"exif": True}, "semantics": "official"}, True),
+    ({"data": {"exif": False}, "semantics": "default"}, False),
+  ],
+)
+def test_a_report_knows_whether_the_run_turned(config, turned):
+  assert page._honours_exif(config) is turned

@@ -174,5 +174,5 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     if height * width > formats.MAX_PIXELS or colors == "CMYK":
       return None
     return simplejpeg.decode_jpeg(data, "RGB", fastdct=True, fastupsample=False)
-  except ValueError:  # damaged, or of an odd kind
+  except (ValueError, KeyError):  # damaged, or of an odd kind
     return None

@@ -37,8 +37,7 @@ SUFFIXES = (
 )
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF")
 # TensorFlow's BMP decoder shows palette numbers as grey.
-_OF_TENSORFLOW = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
-_JPEGS = ("JPEG", "MPO")
+_OF_TENSORFLOW = ("PNG", "GIF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
 
 Image.init()  # before threads come
@@ -59,6 +58,8 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """
   if not data:
     raise UnreadableError("the file is empty")
+  if data.startswith(_JPEG):
+    return _decode_jpeg(data)
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
       check_size(*image.size)
@@ -66,9 +67,7 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         try:
           return preprocess.decode(data).numpy()
         except (tf.errors.OpError, UnicodeDecodeError):
-          # Messages may quote the file, and then be no text.
-          if image.format in _JPEGS:  # streams decode it without Python
-            raise UnreadableError("a JPEG that is cut off or broken") from None
+          pass  # messages may quote the file, and then be no text
       return to_rgb(image)
   except UnreadableError:
     raise
@@ -82,11 +81,21 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     raise UnreadableError(message) from error
 
 
+def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the pixels that streams see, which decode it without Python."""
+  try:
+    height, width, _ = tf.io.extract_jpeg_shape(data).numpy().tolist()
+    check_size(width, height)
+    return preprocess.decode(data).numpy()
+  except (tf.errors.OpError, UnicodeDecodeError):
+    # Messages may quote the file, and then be no text.
+    raise UnreadableError("a JPEG that is cut off or broken") from None
+
+
 def check(data: bytes) -> None:
   """Raises the UnreadableError that `decode` does, sooner for a JPEG."""
-  if is_small_jpeg(data) and preprocess.is_readable(data):
-    return
-  decode(data)
+  if not (_is_small_jpeg(data) and preprocess.is_readable(data)):
+    decode(data)
 
 
 def is_readable(data: bytes) -> bool:
@@ -98,7 +107,7 @@ def is_readable(data: bytes) -> bool:
     return False
 
 
-def is_small_jpeg(data: bytes) -> bool:
+def _is_small_jpeg(data: bytes) -> bool:
   """Tells whether an image is a JPEG whose header's size is within the limit.
 
   What it claims beyond would be allocated before it turns out to be missing.
