@@ -15,7 +15,7 @@ that of a process which reads eight domains and does nothing else.
 from collections.abc import Iterator, Sequence
 import json
 import pathlib
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -41,7 +41,7 @@ _HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("num_batches", 6, "Of a round.", lower_bound=1)
 _MEMORY = flags.DEFINE_string(
-  "memory", None, "Store and decoder whose memory this process is to measure."
+  "memory", None, "Folder and decoder whose memory this process is to measure."
 )
 
 BATCH = 64
@@ -164,23 +164,34 @@ def run(size: tuple[int, int]) -> Iterator[dict[str, Any]]:
     del iterators
 
 
-def tell_memory(store: str, decoder: str) -> None:
-  """Prints what reading eight domains adds to this process, as JSON."""
-  names = [f"domain{i}" for i in range(8)]
-  with tempfile.TemporaryDirectory() as folder:
-    root = pathlib.Path(folder)
-    images.write_data(root, names, num_images=256, size=(500, 375), store=store)
-    found = sources(root, names, decoder=decoder, batch_size=_MEMORY_BATCH)
-    streams = [source.open(0) for source in found]
-    begin = time.perf_counter()
-    next(streams[0])
-    first = time.perf_counter() - begin
-    for _ in range(6):
-      for each in streams:
-        next(each)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"peak_gb": peak, "first_batch_s": first}))
-    del streams
+_NAMES = [f"domain{i}" for i in range(8)]
+
+
+def tell_memory(root: str, decoder: str) -> None:
+  """Prints what reading eight domains takes of this process, as JSON."""
+  found = sources(
+    pathlib.Path(root), _NAMES, decoder=decoder, batch_size=_MEMORY_BATCH
+  )
+  before = _peak_gb()
+  streams = [source.open(0) for source in found]
+  begin = time.perf_counter()
+  next(streams[0])
+  first = time.perf_counter() - begin
+  for _ in range(8):
+    for each in streams:
+      next(each)
+  peak = _peak_gb()
+  row = {"process_gb": peak, "input_gb": peak - before, "first_batch_s": first}
+  print(json.dumps(row))
+  del streams
+
+
+def _peak_gb() -> float:
+  """Returns the most memory of this process; getrusage counts its parent's."""
+  (line,) = re.findall(
+    r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text()
+  )
+  return int(line) / 2**20
 
 
 def memory() -> Iterator[dict[str, Any]]:
@@ -190,17 +201,25 @@ def memory() -> Iterator[dict[str, Any]]:
     ("original", "opencv"),
     ("raw256", "opencv"),
   ):
-    done = subprocess.run(
-      [
-        sys.executable,
-        "-m",
-        "benchmarks.bench_input",
-        f"--memory={store},{decoder}",
-      ],
-      capture_output=True,
-      text=True,
-      check=True,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+      images.write_data(
+        pathlib.Path(folder),
+        _NAMES,
+        num_images=256,
+        size=(500, 375),
+        store=store,
+      )
+      done = subprocess.run(
+        [
+          sys.executable,
+          "-m",
+          "benchmarks.bench_input",
+          f"--memory={folder},{decoder}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+      )
     yield {
       "domains": 8,
       "batch": _MEMORY_BATCH,

@@ -2,9 +2,9 @@
 
   python -m benchmarks.bench_prepare
 
-One core decodes, and for a store resizes and encodes, images that lie in memory,
-one after the other, and writes nothing; so do all cores together, which is what
-the machine has to give: processors of a cloud are often halves of a core.
+One core decodes, and for a store resizes and encodes, images that lie in
+memory, one after the other, and writes nothing; so do all cores together, which
+is what the machine has to give: processors of a cloud are often half a core.
 Preparation reads files, checks them, and writes records with checksums.
 """
 

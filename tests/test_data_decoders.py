@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import data_files
-from udon_jax import errors
+from udon_jax import build, errors, trained
 from udon_jax.data import dataset, decoders, formats, preprocess
 
 # Pixels of both resizes are rounded; OpenCV's weights have 11 bits.
@@ -137,3 +137,17 @@ def test_what_is_not_installed_is_named(monkeypatch):
   monkeypatch.setattr(decoders, "_missing", list)
   assert decoders.choose(None, key="x") == "opencv"
   assert decoders.choose("tensorflow", key="x") == "tensorflow"
+
+
+def test_a_run_is_used_where_its_decoder_is_not(tiny_run, monkeypatch):
+  real = build.from_json
+
+  def from_json(values):
+    config = real(values)
+    config.data.decoder = "opencv"
+    return config
+
+  monkeypatch.setattr(build, "from_json", from_json)
+  monkeypatch.setattr(decoders, "_missing", lambda: ["simplejpeg"])
+  config = trained.load(tiny_run).config
+  assert trained.reading(config).decoder == "tensorflow"

@@ -187,7 +187,8 @@ def load(
     step = checkpointer.check_step(step, workdir)
     config = build.from_json(checkpointer.restore_meta(step).config)
     checks.check(config)
-    config.model.attention = None  # these devices may have another kernel
+    # This machine may have other kernels and libraries.
+    config.model.attention = config.data.decoder = None
     if batch_size is not None:
       config.eval.batch_size = batch_size
     mesh = build.eval_mesh(config, key=batch_size_key)
