@@ -54,8 +54,8 @@ def is_readable(image_bytes: bytes) -> bool:
   JPEGs are decoded at an eighth of their size, which reads all their bytes.
   """
   try:
-    image = tf.io.decode_jpeg(image_bytes, channels=3, ratio=8)
-    return bool(tf.size(tf.reshape(image, tf.shape(image)[-3:])) > 0)
+    # Its size is known: operations on it would take a third of the time.
+    return 0 not in tf.io.decode_jpeg(image_bytes, channels=3, ratio=8).shape
   except (tf.errors.OpError, UnicodeDecodeError):
     return False  # messages may quote the file, and then be no text
 
