@@ -16,6 +16,8 @@ import pytest
 from tests import command_lines, small_run
 from udon_jax.retrieval import table
 
+pytestmark = pytest.mark.slow
+
 FILE = command_lines.ROOT / "notebooks" / "udon_colab.ipynb"
 NOTEBOOK = nbformat.reads(FILE.read_text(encoding="utf-8"), as_version=4)
 CODE = {c.id: c.source for c in NOTEBOOK.cells if c.cell_type == "code"}

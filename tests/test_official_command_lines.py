@@ -13,6 +13,8 @@ from tests.small_run import EVALUATE, MAIN, PLACES, TINY
 from udon_jax import trained
 from udon_jax.retrieval import table
 
+pytestmark = pytest.mark.slow
+
 CONVERT, EXTRACT = "udon_jax.convert", "udon_jax.extract"
 DOMAINS = ("rp2k", "met", "cars")  # another order than that of our table
 DATA = ("--data=FOLDER/data/tfds", "--info_files=FOLDER/data/info_files")

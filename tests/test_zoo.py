@@ -9,6 +9,8 @@ import pytest
 from tests import command_lines, data_files, own_data, small_run
 from udon_jax import trained
 
+pytestmark = pytest.mark.slow
+
 EVALUATE = small_run.EVALUATE
 SPEC = "--pretrained=augreg:FOLDER/weights.npz"
 DATA = "--data=FOLDER/data"
