@@ -295,6 +295,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_ways_of_reading_agree_on_what_is_damaged(kind):
   """What is prepared can be trained on, with either decoder, and extracted."""

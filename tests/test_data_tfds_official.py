@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from udon_jax.data import synthetic
 from udon_jax.data.uned import uned_dataset_builder
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("dill")  # its tests need it, and do not bring it
 
 

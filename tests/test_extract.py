@@ -119,6 +119,7 @@ def done(command, folder, out):
   return ended
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on(done, out):
   killed = {name: end for name, end in done.items() if "killed" in name}
   for name, (code, _, log) in killed.items():

@@ -218,7 +218,7 @@ class Trained:
   params=[
     "normface",
     pytest.param("arcface, mlp, blocks", marks=pytest.mark.slow),
-    "cosface, devices",
+    pytest.param("cosface, devices", marks=pytest.mark.slow),
   ],
 )
 def trained(request):
@@ -369,6 +369,7 @@ def whole(compiled, tmp_path_factory):
   return workdir, *train(compiled, workdir)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_nothing_had_been(
   compiled, whole, tmp_path
 ):

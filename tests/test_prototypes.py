@@ -167,6 +167,7 @@ def test_fifty_steps_with_idle_domains_on_any_mesh(shape, schedule):
   assert_steps_are_dense(shape, 50, rate=SCHEDULES[schedule])
 
 
+@pytest.mark.slow
 def test_domains_that_take_several_blocks_on_several_devices():
   assert_steps_are_dense("2x4", 12, rows=8, classes=(3, 150, 64))
 

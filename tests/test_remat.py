@@ -26,7 +26,10 @@ def plain():
     return train(patch)
 
 
-@pytest.mark.parametrize("remat", vit.REMAT)
+@pytest.mark.parametrize(
+  "remat",
+  ["elementwise", pytest.param("blocks", marks=pytest.mark.slow)],
+)
 def test_losses_and_work_are_the_same(plain, monkeypatch, remat):
   run, losses = train(monkeypatch, model__remat=remat)
   np.testing.assert_allclose(losses, plain[1], rtol=1e-5)

@@ -90,6 +90,7 @@ def assert_is_the_host_loop(policy, losses):
   return end, trained
 
 
+@pytest.mark.slow
 @law
 @hypothesis.given(st.data())
 def test_dynamic_is_the_host_loop_and_a_restart_changes_nothing(data):
