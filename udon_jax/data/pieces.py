@@ -95,12 +95,24 @@ class Pieces:
     what is joined is not noted.
     """
     first, *others = names
+    if others and "://" in str(self._folder):  # object stores append nothing
+      self._join_anew(names, target)
+      return
     with (self._folder / first).open("ab") as output:
       for name in others:
         with (self._folder / name).open("rb") as piece:
           shutil.copyfileobj(piece, output, _CHUNK)
         (self._folder / name).unlink()
     (self._folder / first).replace(self._folder / target)
+
+  def _join_anew(self, names: list[str], target: str) -> None:
+    """Does what `join` does, with all pieces there until the end."""
+    with (self._folder / target).open("wb") as output:
+      for name in names:
+        with (self._folder / name).open("rb") as piece:
+          shutil.copyfileobj(piece, output, _CHUNK)
+    for name in names:
+      (self._folder / name).unlink()
 
   def leave(self) -> None:
     """Keeps what is finished for the next time; nothing stays of nothing."""
