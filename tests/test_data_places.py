@@ -77,7 +77,7 @@ def test_records_elsewhere_go_with_the_lists_that_are_named(root, tmp_path):
   output = tmp_path / "elsewhere/records"
   shutil.copytree(root / "tfds", output)
   own = describe(root)
-  with pytest.raises(errors.UserError, match="by config.info_files_dir"):
+  with pytest.raises(errors.UserError, match=r"by config\.info_files_dir"):
     places.find(output, domains=["shoes"], own=own, info_files=None)
   (found,) = places.find(
     output, domains=["shoes"], own=own, info_files=root / "info_files"
