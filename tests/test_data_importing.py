@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -289,6 +290,38 @@ def test_images_listed_twice_are_not_split(root, tmp_path):
   for how in (BY_CLASS, BY_IMAGE):
     with pytest.raises(errors.UserError, match=r"row 13: val/a0.jpg.*row 5"):
       own_data.import_lists(root, **twice, splits=how)
+
+
+def test_images_listed_in_two_ways_are_not_split(root, tmp_path):
+  for path in ("./val/a0.jpg", "val//a0.jpg", "val/./a0.jpg"):
+    twice = table_of(tmp_path, row(path=path))
+    words = re.escape(f"row 13: {path} was listed before") + ".*row 5"
+    with pytest.raises(errors.UserError, match=words):
+      own_data.import_lists(root, **twice, splits=BY_IMAGE)
+
+
+def test_images_of_a_split_that_nothing_reads_are_told(
+  root, tmp_path, caplog, monkeypatch
+):
+  monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
+  own_data.import_lists(root, **table_of(tmp_path))
+  assert not caplog.records
+  own_data.import_lists(root, **table_of(tmp_path, row(split="tset")))
+  assert "reads the 1 images of 'tset'; correct" in caplog.text
+
+
+def test_classes_that_get_other_numbers_are_told(
+  root, tmp_path, caplog, monkeypatch
+):
+  monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
+  later = row(label="c", split="train")
+  own_data.import_lists(root, **table_of(tmp_path))
+  own_data.import_lists(root, **table_of(tmp_path, later))
+  assert not caplog.records  # it is the last
+  first = row(label="Z", split="train", path="y.jpg")
+  own_data.import_lists(root, **table_of(tmp_path, later, first))
+  assert "3 of 3 classes have another number now" in caplog.text
+  assert "the first is 'a'" in caplog.text
 
 
 @pytest.mark.parametrize(

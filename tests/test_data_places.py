@@ -1,6 +1,7 @@
 """Where the data of each domain lies, and its protocols."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,21 @@ def test_a_described_domain_keeps_its_protocols_without_description(root):
   (without,) = find(root, "shoes")
   assert without.spec == with_it.spec
   assert without.layout == with_it.layout
+
+
+def test_records_elsewhere_go_with_the_lists_that_are_named(root, tmp_path):
+  """As `prepare --output` leaves them."""
+  output = tmp_path / "elsewhere/records"
+  shutil.copytree(root / "tfds", output)
+  own = describe(root)
+  with pytest.raises(errors.UserError, match=r"by config\.info_files_dir"):
+    places.find(output, domains=["shoes"], own=own, info_files=None)
+  (found,) = places.find(
+    output, domains=["shoes"], own=own, info_files=root / "info_files"
+  )
+  assert found.layout.tfds == epath.Path(output)
+  assert found.layout.info_files == epath.Path(root / "info_files")
+  assert found.layout.images == epath.Path(root / "source")
 
 
 def test_protocols_that_are_named_count(root):

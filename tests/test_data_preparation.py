@@ -96,6 +96,18 @@ def test_other_records_that_do_not_fit_are_prepared_again(root, log):
   assert "cars/val: the records there cannot be used" in log.text
 
 
+@pytest.mark.parametrize("mine", ["photo.jpg", "cats/photo.jpg"])
+def test_what_is_no_record_is_never_replaced(root, mine):
+  """As where --output is the folder of somebody's images."""
+  file = root / "tfds/cars/val" / mine
+  file.parent.mkdir(parents=True)
+  file.write_bytes(b"dear")
+  with pytest.raises(errors.UserError, match="would be lost; move it away"):
+    data_files.prepare(root)
+  assert file.read_bytes() == b"dear"
+  assert not (root / "tfds/cars/train").exists()
+
+
 def test_missing_images_are_all_named(root, log):
   for i in range(11):
     (root / f"images/cars/train/{i}.jpg").unlink()

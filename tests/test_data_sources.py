@@ -199,6 +199,15 @@ def test_numbers_are_names_and_lists_are_sets(tmp_path, suffix):
     assert found.splits is None
 
 
+@pytest.mark.parametrize("suffix", table.SUFFIXES)
+@pytest.mark.parametrize("key", ["split_column", "role_column"])
+def test_a_column_that_is_named_is_there(tmp_path, suffix, key):
+  row = {"path": "x.jpg", "label": ["a"], "split": "train"}
+  words = f"row 1: there is no column 'fold', .*; name it by {KEY}.{key}"
+  with pytest.raises(errors.UserError, match=words):
+    read_table(tmp_path / f"x{suffix}", [row], **{key: "fold"})
+
+
 def test_a_table_of_a_spreadsheet_begins_with_a_mark(tmp_path):
   file = tmp_path / "x.csv"
   file.write_text("path,label\r\na.jpg,1\r\n", encoding="utf-8-sig")
@@ -263,7 +272,8 @@ def test_values_of_a_wrong_type_are_named(tmp_path, row, words, suffix):
     ("x.csv", "", "has no rows"),
     ("x.tsv", "path\tlabel\n", "has no rows"),
     ("x.csv", "p,l\na,b\n", "no column 'path', only p, l"),
-    ("x.jsonl", '{"path": "a", "label": 1}\n{', "cannot be read"),
+    ("x.csv", "path,label,label\na,b,c\n", "two columns are called 'label'"),
+    ("x.jsonl", '{"path": "a", "label": 1}\n{', "(line 2 is no JSON: "),
     ("x.jsonl", '{"path": "a", "label": 1}\n\n[]\n', "line 3 holds no object"),
     ("x.jsonl", "[" * 99_999, "cannot be read"),
     ("x.parquet", "PAR1", "cannot be read"),

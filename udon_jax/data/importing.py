@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import json
 import logging
 import os
+import posixpath
 from typing import Any
 
 from etils import epath
@@ -58,6 +59,7 @@ def import_lists(
   target = place.info_files / own.name
   if not _same(target, files):
     _check_target(target, key=key)
+    _tell_of_numbers(place, own.name, classes=files[notes.CLASSES_FILE])
     try:
       with replacing.folder(target) as temporary:
         for name, text in files.items():
@@ -67,6 +69,7 @@ def import_lists(
         f"{target} cannot be written ({error.strerror or error}); make room and"
         " a folder there that you may write to"
       ) from error
+  _tell_of_unread(spec, counts, key=key)
   _LOGGER.info(
     "%s: %s",
     own.name,
@@ -127,10 +130,11 @@ def _is_line(label: str) -> bool:
 def _check_repeats(found: listing.Listing) -> None:
   """Raises for an image that is listed twice, and might be trained on once."""
   rows: dict[str, str] = {}
-  for path, row in zip(found.paths, found.rows, strict=True):
+  for written, row in zip(found.paths, found.rows, strict=True):
+    path = posixpath.normpath(written)  # a/b.jpg is also ./a//b.jpg
     if path in rows:
       raise errors.UserError(
-        f"{row}: {path} was listed before ({rows[path]}), and could be both"
+        f"{row}: {written} was listed before ({rows[path]}), and could be both"
         " trained on and tested; list every image once, with all of its"
         " classes, or tell the splits"
       )
@@ -143,6 +147,39 @@ def _check_target(target: epath.Path, *, key: str) -> None:
     raise errors.UserError(
       f"{target} holds lists that were not made from {key}; give the domain"
       " another name, or move them away"
+    )
+
+
+def _tell_of_unread(
+  spec: domains.DomainSpec, counts: Mapping[str, int], *, key: str
+) -> None:
+  """Says so where images are in splits that nothing reads."""
+  unread = [name for name in counts if name not in spec.splits]
+  if unread:
+    _LOGGER.warning(
+      "%s: neither training nor evaluation reads %s; correct the names of the"
+      " splits, or name them by %s.val or .test",
+      spec.name,
+      ", ".join(f"the {counts[name]:,} images of {name!r}" for name in unread),
+      key,
+    )
+
+
+def _tell_of_numbers(place: layout.Layout, name: str, *, classes: str) -> None:
+  """Says so where classes get other numbers than they had before."""
+  before = notes.class_names(place, name)
+  if not before:
+    return
+  numbers = {label: i for i, label in enumerate(classes.split("\n")[:-1])}
+  moved = [x for i, x in enumerate(before) if numbers.get(x) != i]
+  if moved:
+    _LOGGER.warning(
+      "%s: %d of %d classes have another number now or are gone, the first is"
+      " %r; class ids and prototypes of earlier runs mean other classes",
+      name,
+      len(moved),
+      len(before),
+      moved[0],
     )
 
 

@@ -115,6 +115,7 @@ def make(
   found = known is None and folder.exists()
   if found and _adopt(place, domain, split, images, fingerprint):
     return None
+  _check_replaceable(folder, domain, split)
   files = [image_files.find_name(place.images, path) for path in images.paths]
   return writer.Job(
     domain, split, images, fingerprint, place.images, files, store
@@ -157,6 +158,27 @@ def _why_again(
   if [file.stat().length for file in files] != list(known.num_bytes):
     return "record files changed"
   return None
+
+
+def _check_replaceable(folder: epath.Path, domain: str, split: str) -> None:
+  """Raises where the place of records holds anything else.
+
+  With --output=/data/photos, the images of the user's /data/photos/shoes/train
+  lie where the records of shoes/train would.
+  """
+  if not folder.is_dir():
+    return
+  base = records.file_name(domain, split)
+  for path in folder.iterdir():
+    name = path.name
+    # Hidden are sidecars, and what systems leave.
+    is_ours = name == metadata.FILE_NAME or name.startswith((base, "."))
+    if path.is_dir() or not is_ours:
+      raise errors.UserError(
+        f"{folder}, where the records of {domain}/{split} go, holds"
+        f" {name!r}, which is none of them and would be lost; move it away, or"
+        " choose another folder for the records (--output)"
+      )
 
 
 def _adopt(

@@ -46,12 +46,13 @@ def source(
 def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
   """Raises a UserError unless a domain's lists are of its description."""
   file = place.info_files / own.name / SOURCE_FILE
-  cure = "run `python -m udon_jax.data.prepare` with the same --config"
+  again = "run `python -m udon_jax.data.prepare` with the same --config"
   known = _read(place.info_files, own.name).get("essence")
   if not isinstance(known, dict):
     raise errors.UserError(
       f"{file} is missing or damaged, so that config.own.{own.name} was not"
-      f" prepared; {cure}"
+      f" prepared; {again}, or name the folder of its lists, if it lies"
+      " elsewhere, by config.info_files_dir"
     )
   wanted = json.loads(json.dumps(own.essence()))
   # Keys that came after it was prepared had their default there.
@@ -62,8 +63,13 @@ def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
     key = differing[0]
     raise errors.UserError(
       f"config.own.{own.name}.{key} is {wanted[key]!r}, but its data was"
-      f" prepared with {known[key]!r}; {cure}"
+      f" prepared with {known[key]!r}; {again}"
     )
+
+
+def is_described(info_files: epath.Path, domain: str) -> bool:
+  """Whether the lists of a domain were made from a description."""
+  return bool(_read(info_files, domain))
 
 
 def with_images(place: layout.Layout, domain: str) -> layout.Layout:

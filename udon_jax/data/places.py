@@ -87,12 +87,25 @@ def of_lists(place: layout.Layout) -> layout.Layout:
   return dataclasses.replace(place, info_files=place.root / "info_files")
 
 
+def _made(place: layout.Layout, name: str) -> layout.Layout:
+  """Returns where the lists of a described domain were made.
+
+  That is below the data directory, or, where this is a folder of records alone
+  (`prepare --output`), where the user says that the lists are.
+  """
+  own = of_lists(place)
+  is_elsewhere = not own.lists(name) and notes.is_described(
+    place.info_files, name
+  )
+  return place if is_elsewhere else own
+
+
 def _own(own: own_domains.OwnDomain, base) -> Place:
   """Returns the place of a described domain."""
   if own.records is not None:
     place = layout.find(own.records, key=f"config.own.{own.name}.records")
   else:
-    place = of_lists(base())
+    place = _made(base(), own.name)
     notes.check(own, place)
     place = notes.with_images(place, own.name)
   splits = notes.splits_of(place.info_files, own.name)

@@ -104,6 +104,9 @@ def _read_csv(file: epath.Path) -> Iterator[Mapping[str, Any]]:
     io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as lines,
   ):
     rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    names = rows.fieldnames or ()
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise ValueError(f"two columns are called {twice[0]!r}")
     for number, row in enumerate(rows, 1):
       if None in row:
         raise ValueError(f"row {number} has more cells than the first line")
@@ -114,7 +117,10 @@ def _read_jsonl(file: epath.Path) -> Iterator[Mapping[str, Any]]:
   with file.open("r", encoding="utf-8") as lines:
     for number, line in enumerate(lines, 1):
       if line.strip():
-        row = json.loads(line)
+        try:
+          row = json.loads(line)
+        except ValueError as error:
+          raise ValueError(f"line {number} is no JSON: {error}") from None
         if not isinstance(row, dict):
           raise ValueError(f"line {number} holds no object")
         yield row
@@ -134,9 +140,16 @@ def _read_parquet(file: epath.Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _require(row, own, *, where, key):
-  """Raises unless a row has a path and a class."""
-  for name in ("path_column", "label_column"):
+  """Raises unless a row has a path, a class, and what the user named."""
+  for name, may_be_absent in (
+    ("path_column", False),
+    ("label_column", False),
+    ("split_column", True),
+    ("role_column", True),
+  ):
     column = getattr(own, name)
+    if may_be_absent and column == own_domains.defaults()[name]:
+      continue
     if column not in row:
       raise errors.UserError(
         f"{where}: there is no column {column!r}, only {', '.join(row)}; name"
