@@ -15,7 +15,7 @@ from udon_jax import prototypes
 
 ROOT = pathlib.Path(__file__).parent.parent
 # They measure how records are read, and so need what reads them.
-OF_DATA = {"bench_extract", "bench_input", "bench_offsets"}
+OF_DATA = {"bench_extract", "bench_input", "bench_offsets", "bench_prepare"}
 # Asks for the help of every module in a process of its own; what is slow to
 # import is imported once, before.
 HELP = """
