@@ -185,7 +185,7 @@ def test_checkpoints_do_not_depend_on_processes(
   step = max(int(x.name) for x in (old / "checkpoints").iterdir())
   for part in ("params", "training"):
     trees = [read(x / "checkpoints" / str(step) / part) for x in (old, new)]
-    for a, b in zip(*map(leaves, trees), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
       np.testing.assert_array_equal(a, b)
 
 
