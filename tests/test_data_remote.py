@@ -73,7 +73,7 @@ def bucket(tmp_path, monkeypatch):
   folder.mkdir()
   made = Bucket(folder)
   monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", made)
-  monkeypatch.setattr(gpath, "_epath_use_tf", lambda: False)
+  monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
   return made, folder
 
 
