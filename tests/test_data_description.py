@@ -139,3 +139,13 @@ def test_the_command_line(root, tmp_path):
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith("error: --config is missing")
+
+
+@pytest.mark.parametrize(
+  ("name", "title"),
+  [("Öl 1", "Öl 1"), ("鞋子", "class 1"), ("обувь", "class 1")],
+)
+def test_a_class_that_the_font_lacks_is_shown_by_number(name, title):
+  assert sheets._title(1, ["x", name]) == title
+  assert sheets._title(2, ["x", name]) == "class 2"
+  assert sheets._title(1, None) == "class 1"

@@ -1,6 +1,7 @@
 """Where the data of each domain lies, and its protocols."""
 
 import dataclasses
+import logging
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_records_elsewhere_go_with_the_lists_that_are_named(root, tmp_path):
   assert found.layout.tfds == epath.Path(output)
   assert found.layout.info_files == epath.Path(root / "info_files")
   assert found.layout.images == epath.Path(root / "source")
+
+
+def test_another_source_is_told(root, caplog, monkeypatch):
+  monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
+  find(root, "shoes", own=describe(root))
+  find(root, "shoes", own=describe(root, folder=f"{root}/./source/"))
+  assert not caplog.records
+  find(root, "shoes", own=describe(root, folder=f"{root}/other"))
+  assert f"config.own.shoes.folder is {root}/other, but its" in caplog.text
+  assert f"made from {root}/source; unless" in caplog.text
 
 
 def test_protocols_that_are_named_count(root):

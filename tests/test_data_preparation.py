@@ -89,6 +89,17 @@ def test_records_of_the_official_converter_are_accepted(root, log):
   assert metadata.read(place.records("cars", "train")).num_shards == 3
 
 
+def test_records_made_elsewhere_are_not_resized(root, log):
+  """They may be all that there is, and nothing tells what they hold."""
+  data_files.prepare(root)
+  for file in (root / "tfds").rglob("metadata.json"):
+    file.unlink()
+  first = data_files.contents(root)
+  with pytest.raises(errors.UserError, match="--store=raw64 would replace"):
+    data_files.prepare(root, store="raw64")
+  assert data_files.contents(root) == first
+
+
 def test_other_records_that_do_not_fit_are_prepared_again(root, log):
   data_files.write_records(root / "tfds/cars/val/cars.val.tfrecord", [b"x"])
   place = data_files.prepare(root)

@@ -113,7 +113,9 @@ def make(
   images = info.read_info(info_file, split=split)
   _warn_of_repeats(info_file, images.paths)
   found = known is None and folder.exists()
-  if found and _adopt(place, domain, split, images, fingerprint):
+  if found and store.format is not None:
+    _check_unknown(place, domain, split, store=store)
+  elif found and _adopt(place, domain, split, images, fingerprint):
     return None
   _check_replaceable(folder, domain, split)
   files = [image_files.find_name(place.images, path) for path in images.paths]
@@ -158,6 +160,22 @@ def _why_again(
   if [file.stat().length for file in files] != list(known.num_bytes):
     return "record files changed"
   return None
+
+
+def _check_unknown(
+  place: layout.Layout, domain: str, split: str, *, store: stores.Store
+) -> None:
+  """Raises where records that nothing tells of would be made small for good."""
+  folder = place.records(domain, split)
+  try:
+    records.find_files(folder, base=records.file_name(domain, split), cure="")
+  except errors.UserError:  # it holds no records, or not all
+    return
+  raise errors.UserError(
+    f"{folder} holds records that were made elsewhere, which"
+    f" --store={store.name} would replace; choose another folder for yours"
+    " (--output), or delete them"
+  )
 
 
 def _check_replaceable(folder: epath.Path, domain: str, split: str) -> None:

@@ -8,6 +8,8 @@ images lie, and the protocols; `classes.txt` the names of the classes.
 from collections.abc import Mapping
 import dataclasses
 import json
+import logging
+import os
 from typing import Any
 
 from etils import epath
@@ -16,6 +18,7 @@ import yaml
 from udon_jax import domains, errors, own_domains
 from udon_jax.data import layout
 
+_LOGGER = logging.getLogger(__name__)
 CLASSES_FILE = "classes.txt"
 SOURCE_FILE = "source.yaml"
 
@@ -34,6 +37,7 @@ def source(
     spec: the domain's protocols.
   """
   return {
+    "from": _origin(own),
     "essence": json.loads(json.dumps(own.essence())),
     "images": images,
     "protocols": {
@@ -43,11 +47,22 @@ def source(
   }
 
 
+def _origin(own: own_domains.OwnDomain) -> str:
+  """Returns what the source of a description is called, from anywhere."""
+  value = getattr(own, own.source)
+  is_name = own.source == "tfds" or "://" in value
+  return value if is_name else os.path.realpath(os.path.expanduser(value))
+
+
 def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
-  """Raises a UserError unless a domain's lists are of its description."""
+  """Raises a UserError unless a domain's lists are of its description.
+
+  Another place alone is only told: the data may have moved.
+  """
   file = place.info_files / own.name / SOURCE_FILE
   again = "run `python -m udon_jax.data.prepare` with the same --config"
-  known = _read(place.info_files, own.name).get("essence")
+  found = _read(place.info_files, own.name)
+  known = found.get("essence")
   if not isinstance(known, dict):
     raise errors.UserError(
       f"{file} is missing or damaged, so that config.own.{own.name} was not"
@@ -64,6 +79,18 @@ def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
     raise errors.UserError(
       f"config.own.{own.name}.{key} is {wanted[key]!r}, but its data was"
       f" prepared with {known[key]!r}; {again}"
+    )
+
+  origin = found.get("from", _origin(own))
+  if origin != _origin(own):
+    _LOGGER.warning(
+      "config.own.%s.%s is %s, but its lists were made from %s; unless this is"
+      " the same data, %s",
+      own.name,
+      own.source,
+      _origin(own),
+      origin,
+      again,
     )
 
 

@@ -13,6 +13,7 @@ _EPOCHS = 3
 _MARGIN = 4
 _TITLE = 16
 _SEED = 0
+_FIRST_BOX = 0x180  # after Latin with accents
 
 
 def draw(source: pipeline.TrainSource, *, names: list[str] | None):
@@ -42,13 +43,20 @@ def draw(source: pipeline.TrainSource, *, names: list[str] | None):
     whole.thumbnail((side, side))
     sheet.paste(whole, (left, _MARGIN))
     (label,) = examples.labels(data)
-    title = names[label] if names and label < len(names) else f"class {label}"
-    pen.text((left, step + 2), title[: side // 7], fill="black")
+    pen.text((left, step + 2), _title(label, names)[: side // 7], fill="black")
     for epoch in range(_EPOCHS):
       pixels = source.augmented(record, epoch=epoch)
       top = _TITLE + _MARGIN + (epoch + 1) * step
       sheet.paste(Image.fromarray(pixels.round().astype(np.uint8)), (left, top))
   return sheet
+
+
+def _title(label: int, names: list[str] | None) -> str:
+  """Returns the name of a class, or its number where it cannot be drawn."""
+  name = names[label] if names and label < len(names) else ""
+  # Pillow's own font has boxes for all other scripts.
+  is_drawn = name.isprintable() and all(ord(c) < _FIRST_BOX for c in name)
+  return name if name and is_drawn else f"class {label}"
 
 
 def _open(data: bytes, source: pipeline.TrainSource) -> Image.Image:
