@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import checkpointing, errors, resuming, trainer
+from udon_jax import checkpointing, domains, errors, resuming, trainer
 from udon_jax import run as runs
 from udon_jax.checkpointing import saved_state
 
@@ -119,7 +119,7 @@ def test_prototypes_of_other_class_counts_are_new(
     ours["teacher"]["met"][:, 0], tables(before, theirs)["teacher"]["met"][:, 0]
   )
   assert (
-    "domains: met; cars (other classes: prototypes are new); sop (new)"
+    "domains: met; cars (other classes or data: prototypes are new); sop (new)"
     in caplog.text
   )
 
@@ -137,6 +137,24 @@ def test_the_workdirs_own_checkpoint_comes_first(old, tmp_path):
   )
   with open_folder(tmp_path) as checkpointer:
     assert checkpointer.latest_step == 6
+
+
+def test_prototypes_of_other_data_are_new_unless_they_are_of_uned(
+  old, tmp_path, monkeypatch
+):
+  folder, before, theirs = old
+  saved = tables(before, theirs)["teacher"]["met"][:, 0]
+  monkeypatch.setattr(fakes.Source, "fingerprint", "other data")
+  run, state = start(folder, tmp_path / "a", domains=("met", "sop"))
+  np.testing.assert_array_equal(
+    tables(run, state)["teacher"]["met"][:, 0], saved
+  )
+  monkeypatch.setattr(domains, "UNED", {})
+  run, state = start(folder, tmp_path / "b", domains=("met", "sop"))
+  np.testing.assert_array_equal(
+    tables(run, state)["teacher"]["met"],
+    tables(run, run.init_state())["teacher"]["met"],
+  )
 
 
 def test_another_model_is_named(old, tmp_path):

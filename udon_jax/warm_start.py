@@ -14,7 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from udon_jax import build, checkpointing, structs, train_state, workdirs
+from udon_jax import (
+  build,
+  checkpointing,
+  domains,
+  structs,
+  train_state,
+  workdirs,
+)
 from udon_jax import run as runs
 from udon_jax.checkpointing import saved_state
 from udon_jax.pretrained import kinds
@@ -71,13 +78,18 @@ def load(run: runs.Run, state: State) -> State:
       of=[old.layout.names.index(name) for name in shared],
     ),
   }
-  state, kept = _put_prototypes(run, state.replace(params=params), old, found)
+  moved = _moved(run.meta, meta)
+  # Nothing tells the classes of other data; those of UnED are the benchmark's.
+  foreign = moved - domains.UNED.keys()
+  state, kept = _put_prototypes(
+    run, state.replace(params=params), old, found, foreign=foreign
+  )
   _tell(
     run,
     f"step {step} of {workdir}",
     shared=shared,
     kept=kept,
-    moved=_moved(run.meta, meta),
+    moved=moved,
   )
   return state
 
@@ -110,11 +122,11 @@ def _put_rows(stacked: Any, found: Any, *, to: list[int], of: list[int]) -> Any:
 
 
 def _put_prototypes(
-  run: runs.Run, state: State, old: runs.Run, found: State
+  run: runs.Run, state: State, old: runs.Run, found: State, *, foreign: set[str]
 ) -> tuple[State, set[str]]:
   """Returns a state with the prototypes of domains of as many classes.
 
-  Their moments start anew, as all do.
+  Those of foreign domains stay new. Moments start anew, as all do.
 
   Returns:
     The state, and the domains that were kept.
@@ -127,7 +139,7 @@ def _put_prototypes(
   for role in _ROLES:
     for name, new in tables[role].items():
       rows = others[role].get(name)
-      if rows is None or rows.shape != new.shape:
+      if rows is None or rows.shape != new.shape or name in foreign:
         continue
       tables[role][name] = jax.jit(
         lambda x: x.at[:, 1:].set(0.0), out_shardings=new.sharding
@@ -161,7 +173,7 @@ def _tell(
     " (other data of as many classes, taken to be the same)": [
       name for name in names if name in kept and name in moved
     ],
-    " (other classes: prototypes are new)": [
+    " (other classes or data: prototypes are new)": [
       name for name in shared if name not in kept
     ],
     " (new)": [name for name in names if name not in shared],
