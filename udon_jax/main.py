@@ -19,7 +19,6 @@ from udon_jax import (
   cli,
   compiled,
   errors,
-  own_domains,
   processes,
   report,
   trained,
@@ -57,24 +56,14 @@ def main(_: Sequence[str]) -> None:
   checks.check(config)
   processes.join(_JOIN())
   compiled.keep(jax.default_backend())
-  from udon_jax.data import dataset, decoders
+  from udon_jax.data import decoders
 
   # All processes must read the same pixels, and config.json tells which.
   config.data.decoder = decoders.choose(
     config.data.decoder, key="config.data.decoder"
   )
   with processes.main_first("data"):
-    sources, tasks = dataset.load(
-      config.data_dir,
-      info_files=config.info_files_dir,
-      data_check=config.data_check,
-      domains=config.domains,
-      own=own_domains.parse_all(config.own.to_dict()),
-      batch_size=config.batch_size,
-      eval_batch_size=config.eval.batch_size,
-      seed=config.seed,
-      options=trained.reading(config),
-    )
+    sources, tasks = trained.load_data(config)
   trainer.train(config, workdir, sources=sources, tasks=tasks)
   if processes.is_main():
     _report(workdir)

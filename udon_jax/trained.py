@@ -32,7 +32,7 @@ from udon_jax import (
 from udon_jax.pretrained import official
 
 if TYPE_CHECKING:
-  from udon_jax.data import stream
+  from udon_jax.data import dataset, pipeline, places, stream
 
 Tasks = Mapping[str, Callable[[], Sequence[structs.RetrievalTask]]]
 
@@ -116,7 +116,7 @@ class Trained:
     found = places.find(
       data_dir or self.config.data_dir,
       domains=tuple(domains) if domains else known,
-      own=own_domains.parse_all(build.to_json(self.config)["own"]),
+      own=own(self.config),
       info_files=info_files,
       key="--data",
     )
@@ -127,6 +127,43 @@ class Trained:
       eval_splits=splits,
       data_check=data_check,
     )
+
+
+def own(config: ml_collections.ConfigDict) -> dict[str, own_domains.OwnDomain]:
+  """Returns the domains that a config describes, by name."""
+  return own_domains.parse_all(build.to_json(config)["own"])
+
+
+def find_places(config: ml_collections.ConfigDict) -> "list[places.Place]":
+  """Returns where the domains of a config lie."""
+  from udon_jax.data import places
+
+  return places.find(
+    config.data_dir,
+    domains=config.domains,
+    own=own(config),
+    info_files=config.info_files_dir,
+    info_files_key="config.info_files_dir",
+  )
+
+
+def load_data(
+  config: ml_collections.ConfigDict,
+) -> "tuple[list[pipeline.TrainSource], dict[str, dataset.TaskBuilder]]":
+  """Returns training sources and evaluation tasks of a config."""
+  from udon_jax.data import dataset
+
+  return dataset.load(
+    config.data_dir,
+    info_files=config.info_files_dir,
+    data_check=config.data_check,
+    domains=config.domains,
+    own=own(config),
+    batch_size=config.batch_size,
+    eval_batch_size=config.eval.batch_size,
+    seed=config.seed,
+    options=reading(config),
+  )
 
 
 def num_threads(config: ml_collections.ConfigDict) -> int:

@@ -15,8 +15,8 @@ from etils import epath
 import ml_collections
 from ml_collections import config_flags
 
-from udon_jax import build, checks, cli, errors, own_domains, reporting, trained
-from udon_jax.data import dataset, notes, pipeline, places
+from udon_jax import build, checks, cli, errors, reporting, trained
+from udon_jax.data import notes, pipeline, places
 from udon_jax.data.description import sheets, speed, statistics
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -39,40 +39,15 @@ def main(_: Sequence[str]) -> None:
     )
   config = build.with_own_file(_CONFIG.value)
   checks.check(config)
-  own = own_domains.parse_all(config.own.to_dict())
-  found = places.find(
-    config.data_dir,
-    domains=config.domains,
-    own=own,
-    info_files=config.info_files_dir,
-    info_files_key="config.info_files_dir",
-  )
+  found = trained.find_places(config)
   for place in found:
     _say(statistics.to_text(place, statistics.of_domain(place)) + "\n")
-  sources = _load(config, own)
+  sources = trained.load_data(config)[0]
   _say(_summary(config, sources))
   if _SHEETS.value:
     _draw(epath.Path(_SHEETS.value).expanduser(), found, sources)
   if _BENCHMARK.value:
     _benchmark(config, sources)
-
-
-def _load(
-  config: ml_collections.ConfigDict, own: dict[str, own_domains.OwnDomain]
-) -> list[pipeline.TrainSource]:
-  """Returns the training sources, as a run reads them."""
-  sources, _ = dataset.load(
-    config.data_dir,
-    info_files=config.info_files_dir,
-    data_check=config.data_check,
-    domains=config.domains,
-    own=own,
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval.batch_size,
-    seed=config.seed,
-    options=trained.reading(config),
-  )
-  return sources
 
 
 def _summary(

@@ -28,6 +28,7 @@ from udon_jax import (
   own_domains,
   reporting,
   semantics,
+  trained,
 )
 from udon_jax.data import jobs, layout, preparation
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     store=_STORE.value,
     exif=_honours_exif(config),
   )
-  own = own_domains.parse_all(config.own.to_dict()) if config else {}
+  own = trained.own(config) if config else {}
   names = _DOMAINS.value or (config and tuple(config.domains))
   preparation.prepare(
     _find_place(config, own), domain_names=names, own=own, options=options

@@ -15,7 +15,15 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from udon_jax import build, checks, cli, domains, errors, own_domains
+from udon_jax import (
+  build,
+  checks,
+  cli,
+  domains,
+  errors,
+  own_domains,
+  trained,
+)
 from udon_jax.data import layout, places, verification
 from udon_jax.data.verification import report
 
@@ -86,15 +94,7 @@ def _of_config() -> tuple[
       )
   config = build.with_own_file(_CONFIG.value)
   checks.check(config)
-  own = own_domains.parse_all(config.own.to_dict())
-  found = places.find(
-    config.data_dir,
-    domains=config.domains,
-    own=own,
-    info_files=config.info_files_dir,
-    info_files_key="config.info_files_dir",
-  )
-  return found, own
+  return trained.find_places(config), trained.own(config)
 
 
 def _of_flags() -> list[places.Place]:
