@@ -407,3 +407,23 @@ def test_an_interruption_leaves_what_was(root, source, monkeypatch, moment):
   monkeypatch.undo()
   own_data.import_lists(root, folder=str(source), splits=BY_IMAGE)
   assert os.listdir(root / "info_files") == ["shoes"]
+
+
+@pytest.mark.parametrize("how", ["an entry less", "a list more"])
+def test_lists_that_were_changed_by_hand_are_not_replaced(root, source, how):
+  own_data.import_lists(root, folder=str(source))
+  file = folder_of(root) / "train.json"
+  if how == "an entry less":
+    file.write_text(json.dumps(json.loads(file.read_text())[1:]))
+  else:
+    file = folder_of(root) / "index.json"
+    file.write_text("[]")
+  before = snapshot(root)
+  for changes in ({}, {"splits": {"by": "class", "seed": 5}}):
+    with pytest.raises(
+      errors.UserError, match=f"{file.name} was changed since"
+    ):
+      own_data.import_lists(root, folder=str(source), **changes)
+    assert snapshot(root) == before
+  shutil.rmtree(folder_of(root))
+  own_data.import_lists(root, folder=str(source))

@@ -58,7 +58,7 @@ def import_lists(
   files = _contents(own, found, splits, spec=spec)
   target = place.info_files / own.name
   if not _same(target, files):
-    _check_target(target, key=key)
+    _check_target(place, own.name, key=key)
     _tell_of_numbers(place, own.name, classes=files[notes.CLASSES_FILE])
     try:
       with replacing.folder(target) as temporary:
@@ -141,12 +141,19 @@ def _check_repeats(found: listing.Listing) -> None:
     rows[path] = row
 
 
-def _check_target(target: epath.Path, *, key: str) -> None:
-  """Raises where lists that somebody else made would be lost."""
+def _check_target(place: layout.Layout, name: str, *, key: str) -> None:
+  """Raises where lists that somebody made or changed would be lost."""
+  target = place.info_files / name
   if any(target.glob("*.json")) and not ((target / notes.SOURCE_FILE).exists()):
     raise errors.UserError(
       f"{target} holds lists that were not made from {key}; give the domain"
       " another name, or move them away"
+    )
+  if edited := notes.edited(place, name):
+    raise errors.UserError(
+      f"{target / edited} was changed since it was made from {key}; move the"
+      " folder away to have its lists made again, or describe it no longer: a"
+      " domain of config.domains whose lists are there needs no description"
     )
 
 
@@ -212,16 +219,18 @@ def _contents(
     for name in names:
       lists[name].append(line)
   images = str(found.images)
+  texts = {
+    f"{name}.json": "[\n" + ",\n".join(lines) + "\n]\n"
+    for name, lines in lists.items()
+  }
   source = notes.source(
     own,
     images=images if "://" in images else os.path.abspath(images),
     spec=spec,
+    lists=texts,
   )
   return {
-    **{
-      f"{name}.json": "[\n" + ",\n".join(lines) + "\n]\n"
-      for name, lines in lists.items()
-    },
+    **texts,
     notes.CLASSES_FILE: "".join(f"{label}\n" for label in classes),
     notes.SOURCE_FILE: yaml.safe_dump(source, sort_keys=False),
   }

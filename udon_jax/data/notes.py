@@ -7,6 +7,7 @@ images lie, and the protocols; `classes.txt` the names of the classes.
 
 from collections.abc import Mapping
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ def source(
   *,
   images: str,
   spec: domains.DomainSpec,
+  lists: Mapping[str, str],
 ) -> dict[str, Any]:
   """Returns what is kept of a description, as plain values.
 
@@ -35,6 +37,7 @@ def source(
     own: the description.
     images: folder that paths in the lists are relative to.
     spec: the domain's protocols.
+    lists: text of every list, by the name of its file.
   """
   return {
     "from": _origin(own),
@@ -44,7 +47,22 @@ def source(
       split: list(dataclasses.astuple(spec.protocol(split)))
       for split in domains.EVAL_SPLITS
     },
+    "lists": {
+      name: hashlib.sha256(text.encode()).hexdigest()
+      for name, text in lists.items()
+    },
   }
+
+
+def edited(place: layout.Layout, domain: str) -> str | None:
+  """Returns a list that was changed or added since it was made, if any is."""
+  known = _read(place.info_files, domain).get("lists")
+  if not isinstance(known, dict):  # from before they were kept
+    return None
+  for file in place.lists(domain):
+    if known.get(file.name) != hashlib.sha256(file.read_bytes()).hexdigest():
+      return file.name
+  return None
 
 
 def _origin(own: own_domains.OwnDomain) -> str:
