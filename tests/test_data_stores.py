@@ -345,3 +345,16 @@ def test_names_of_stores_come_back():
 def test_sizes_of_evaluation_are_those_of_the_defaults():
   store = stores.parse("raw256", exif=True, key="--store")
   assert (store.size, store.crop_size) == (256, 224)
+
+
+def test_adopted_records_are_never_made_small(tmp_path):
+  """Not by the command that finds them, nor by one after it."""
+  data_files.add_split(tmp_path, "cars", "val", 5)
+  official_data.convert(tmp_path, "cars", splits=["val"])
+  before = data_files.contents(tmp_path)
+  for _ in range(2):
+    with pytest.raises(errors.UserError, match="store=raw64 would replace"):
+      data_files.prepare(tmp_path, store="raw64")
+    data_files.prepare(tmp_path)  # adopts them
+  after = data_files.contents(tmp_path)
+  assert {path: after[path] for path in before} == before

@@ -113,7 +113,8 @@ def make(
   images = info.read_info(info_file, split=split)
   _warn_of_repeats(info_file, images.paths)
   found = known is None and folder.exists()
-  if found and store.format is not None:
+  is_foreign = found or (known is not None and known.made_elsewhere)
+  if is_foreign and store.format is not None:
     _check_unknown(place, domain, split, store=store)
   elif found and _adopt(place, domain, split, images, fingerprint):
     return None
@@ -233,6 +234,6 @@ def _adopt(
     info_fingerprint=fingerprint,
     in_order=in_order,
   )
-  metadata.write(folder, description)
+  metadata.write(folder, dataclasses.replace(description, made_elsewhere=True))
   _LOGGER.info("%s/%s: found %d records made before", domain, split, len(files))
   return True

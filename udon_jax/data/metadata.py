@@ -29,6 +29,7 @@ class Metadata:
       where that matters.
     store: name of how they hold images, see `stores`.
     exif: whether images were turned as their EXIF tells; None if unchanged.
+    made_elsewhere: whether another converter made the records.
   """
 
   num_examples: int
@@ -39,6 +40,7 @@ class Metadata:
   in_order: bool = True
   store: str = stores.ORIGINAL.name
   exif: bool | None = None
+  made_elsewhere: bool = False
 
 
 def write(folder: epath.Path, metadata: Metadata) -> None:
