@@ -157,13 +157,13 @@ def test_a_restart_reads_the_same(clean, break_records, decoder):
 
 @pytest.mark.parametrize("decoder", ["tensorflow", "opencv"])
 def test_files_that_were_damaged_on_disk(clean, tmp_path, log, decoder):
-  """Flipped bits in images and keys, a wrong label, at both ends of files."""
+  """Flipped bits of images and lengths, a wrong label, at both ends of files."""
   root = tmp_path / "data"
   shutil.copytree(clean, root)
   given = source(root)
   numbers, _, _ = given._plan(np.arange(60), bad=frozenset())
-  wrong = [0, 1, 17, COUNT - 1]
-  swap = {0: 2, 1: 2, 17: 18, COUNT - 1: 2}
+  wrong = [0, 1, 17, COUNT - 1, 25]
+  swap = {0: 2, 1: 2, 17: 18, COUNT - 1: 2, 25: 26}
   expected = [
     given.augmented(swap.get(n, n), epoch=i // COUNT)
     for i, n in enumerate(numbers.tolist())
@@ -178,6 +178,8 @@ def test_files_that_were_damaged_on_disk(clean, tmp_path, log, decoder):
       label = again(bytes(whole[start:end]), class_ids=[77])
       assert len(label) == end - start
       whole[starts[number] : starts[number + 1]] = offsets.frame(label)
+    elif record == 25:
+      whole[starts[number]] ^= 1
     else:
       whole[drawn(record, start, end)] ^= 1 << record % 8
     file.write_bytes(whole)

@@ -18,7 +18,14 @@ import tensorflow as tf
 
 from tests import data_files
 from udon_jax import disk, errors
-from udon_jax.data import layout, offsets, pieces, writer
+from udon_jax.data import (
+  layout,
+  metadata,
+  offsets,
+  pieces,
+  replacing,
+  writer,
+)
 
 SPLITS = {"train": 47, "val": 23}
 PER_PIECE = 5
@@ -139,6 +146,77 @@ def test_what_is_finished_is_not_read_again(root, made, monkeypatch, after):
   assert max(counts.values(), default=1) == 1
 
 
+ENDINGS = [
+  (pieces.Pieces, "_copy", "before", 3),
+  (pieces.Pieces, "_copy", "after", 3),
+  (pieces.Pieces, "_note", "before", 20),  # 2 folders, 15 pieces, 3 joined
+  (pieces.Pieces, "_note", "after", 20),
+  (metadata, "write", "before", 2),
+  (metadata, "write", "after", 2),
+  (replacing, "replace", "before", 2),
+  (replacing, "replace", "after", 2),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "when", "call"), ENDINGS)
+def test_a_kill_at_the_end_costs_no_image(
+  root, made, monkeypatch, where, name, when, call
+):
+  """While pieces are joined, described and put in place."""
+  real = getattr(where, name)
+  calls = []
+
+  def stop(*args):
+    calls.append(args)
+    if len(calls) == call and when == "before":
+      raise KeyboardInterrupt
+    real(*args)
+    if len(calls) == call:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(where, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+      prepare(root)
+  monkeypatch.setattr("udon_jax.data.preparation._estimate", lambda job: 0)
+  counts = read_counts(monkeypatch)
+  prepare(root)
+  assert data_files.contents(root) == made[1]
+  assert not counts
+
+
+@pytest.mark.parametrize("change", ["flip", "cut", "gone", "more"])
+def test_damage_among_joined_pieces_costs_what_follows(
+  root, made, monkeypatch, change
+):
+  real = pieces.Pieces._note
+  notes = []
+
+  def note(self):
+    real(self)
+    notes.append(self)
+    if len(notes) == 20:  # 3 of 5 are joined
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pieces.Pieces, "_note", note)
+    with pytest.raises(KeyboardInterrupt):
+      prepare(root)
+  file = root / "tfds/cars/.val.tmp/cars.val.tfrecord"
+  data = bytearray(file.read_bytes())
+  if change == "gone":
+    file.unlink()
+  else:
+    data[len(data) // 2] ^= change == "flip"
+    file.write_bytes(data[:-7] if change == "cut" else data + b"x" * 9)
+  monkeypatch.setattr("udon_jax.data.preparation._estimate", lambda job: 0)
+  counts = read_counts(monkeypatch)
+  prepare(root)
+  assert data_files.contents(root) == made[1]
+  first = {"flip": 5, "cut": 10, "gone": 0, "more": 15}[change]
+  assert sorted(counts) == [("val", i) for i in range(first, 15)]
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "gone"])
 def test_a_damaged_piece_is_written_again(root, made, monkeypatch, change):
   names = interrupt(root, monkeypatch, after=4)
@@ -241,12 +319,12 @@ def test_a_disk_that_fills_keeps_what_is_finished(root, made, monkeypatch):
 @settings(max_examples=40, deadline=None)
 def test_joined_offsets_are_those_of_the_joined_file(tmp_path_factory, parts):
   folder = layout.epath.Path(tmp_path_factory.mktemp("pieces"))
-  done = pieces.Pieces(folder, job="x")
+  done = pieces.Pieces(folder, job="x", whole="whole")
   names = [f"p{i}" for i in range(len(parts))]
   for name, records in zip(names, parts, strict=True):
     done.write(name, records)
   starts = [done.starts(name) for name in names]
-  done.join(names, "whole")
+  done.join(names)
   joined = writer._joined(starts)
   np.testing.assert_array_equal(joined, offsets.rebuild(folder / "whole"))
   found = tf.data.TFRecordDataset(str(folder / "whole"))

@@ -109,10 +109,13 @@ def test_a_cut_file_is_named(file, kept):
 def test_a_damaged_header_is_named_by_its_record(file):
   starts = offsets.load(file)
   flip(file, int(starts[2]) + 9)  # in the CRC of the third length
-  for _ in range(2):  # with the sidecar, and without
-    with pytest.raises(errors.UserError, match=f"{file} is .*record 2, at"):
-      read_all(file)
-    sidecar(file).unlink(missing_ok=True)
+  opened = records.RecordFiles([file])
+  assert [opened.read(i) for i in (0, 1, 3, 4)] == [*DATA[:2], *DATA[3:]]
+  with pytest.raises(errors.BadExampleError, match=f"{file}: record 2 is.*len"):
+    opened.read(2)
+  sidecar(file).unlink()  # and without it
+  with pytest.raises(errors.UserError, match=f"{file} is .*record 2, at"):
+    read_all(file)
 
 
 def test_other_files_are_named(file):

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import logging
 
@@ -15,6 +16,7 @@ from udon_jax.data import (
   layout,
   metadata,
   notes,
+  pieces,
   places,
   records,
   splits,
@@ -23,6 +25,8 @@ from udon_jax.data import (
 )
 
 _LOGGER = logging.getLogger("udon_jax.data.prepare")
+# Beside records; the second where a kill came at the very end.
+_OURS = (metadata.FILE_NAME, pieces.PROGRESS_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,8 @@ def make(
     if options.store is not None and before != store:
       reason = f"it is stored as {known.store}, with other settings"
     if reason is None:
+      with contextlib.suppress(OSError):  # others may own the folder
+        pieces.finish(folder)
       _LOGGER.info("%s: done before, %d images", name, known.num_examples)
       return None
     _LOGGER.info("%s: %s; preparing it again", name, reason)
@@ -191,7 +197,7 @@ def _check_replaceable(folder: epath.Path, domain: str, split: str) -> None:
   for path in folder.iterdir():
     name = path.name
     # Hidden are sidecars, and what systems leave.
-    is_ours = name == metadata.FILE_NAME or name.startswith((base, "."))
+    is_ours = name in _OURS or name.startswith((base, "."))
     if path.is_dir() or not is_ours:
       raise errors.UserError(
         f"{folder}, where the records of {domain}/{split} go, holds"

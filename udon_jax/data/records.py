@@ -24,6 +24,7 @@ from udon_jax import errors
 from udon_jax.data import offsets, storage, stores
 
 _FRAMING = offsets.FRAMING_BYTES
+_HEADER = offsets.HEADER_BYTES
 _SHARD = re.compile(r"-(\d{5,})-of-(\d{5,})$")
 
 
@@ -161,6 +162,8 @@ class RecordFiles:
     starts = self._offsets[shard]
     framed = self._read_framed(shard, number, starts)
     if framed is None:
+      if self._is_damaged(shard, number, starts):
+        raise self._damaged(shard, number, b"", "length")
       starts = self._heal(shard, starts)
       framed = self._read_framed(shard, number, starts)
     if framed is None:
@@ -168,11 +171,7 @@ class RecordFiles:
     data = framed[offsets.HEADER_BYTES : -offsets.FOOTER_BYTES]
     (crc,) = struct.unpack("<I", framed[-offsets.FOOTER_BYTES :])
     if crc != offsets.masked_crc(data):
-      raise errors.BadExampleError(
-        f"{self.files[shard]}: record {number}{_of_image(data)} is damaged:"
-        " its bytes do not have the checksum that was written with them; copy"
-        " the file again, or delete its folder and prepare the data again"
-      )
+      raise self._damaged(shard, number, data, "bytes")
     return data
 
   def read_part(self, record: int, start: int, length: int) -> bytes:
@@ -197,6 +196,31 @@ class RecordFiles:
     if len(framed) != end - start or length != len(framed) - _FRAMING:
       return None
     return framed
+
+  def _is_damaged(
+    self, shard: int, number: int, starts: Int[np.ndarray, "n+1"]
+  ) -> bool:
+    """Tells whether a record's header is damaged, where offsets are right.
+
+    They are if the records around it lie where they say.
+    """
+    header = self._read_bytes(shard, int(starts[number]), _HEADER)
+    around = [i for i in (number - 1, number + 1) if 0 <= i < len(starts) - 1]
+    return (
+      offsets.header_length(header) is None
+      and _state(self.files[shard]) == self._states[shard]
+      and bool(around)
+      and all(self._read_framed(shard, i, starts) is not None for i in around)
+    )
+
+  def _damaged(
+    self, shard: int, number: int, data: bytes, what: str
+  ) -> errors.BadExampleError:
+    return errors.BadExampleError(
+      f"{self.files[shard]}: record {number}{_of_image(data)} is damaged: the"
+      f" checksum of its {what} is another one; copy the file again, or delete"
+      " its folder and prepare the data again"
+    )
 
   def _read_bytes(self, shard: int, start: int, length: int) -> bytes:
     try:

@@ -189,6 +189,7 @@ def _write(
       # All of their numbers, which other seeds order otherwise.
       {name: zlib.crc32(part.tobytes()) for name, part in parts.items()},
     ],
+    whole=records.file_name(job.domain, job.split),
   )
   missing = {name: part for name, part in parts.items() if name not in done}
   on_image(len(job.files) - sum(map(len, missing.values())))
@@ -212,6 +213,7 @@ def _write(
     return problems
   _complete(temporary, job, done, list(parts))
   replacing.replace(temporary, folder)
+  pieces.finish(folder)
   return []
 
 
@@ -261,7 +263,7 @@ def _complete(
   starts = {name: done.starts(name) for name in names}
   if job.split != domains.TRAIN_SPLIT:
     base = records.file_name(job.domain, job.split)
-    done.join(list(names), base)
+    done.join(list(names))
     starts = {base: _joined(list(starts.values()))}
   for name, each in starts.items():
     offsets.write(folder / name, each)
@@ -274,7 +276,6 @@ def _complete(
     in_order=True,
   )
   metadata.write(folder, description)
-  done.finish()
 
 
 def _joined(starts: Sequence[np.ndarray]) -> np.ndarray:
