@@ -157,7 +157,7 @@ def test_a_restart_reads_the_same(clean, break_records, decoder):
 
 @pytest.mark.parametrize("decoder", ["tensorflow", "opencv"])
 def test_files_that_were_damaged_on_disk(clean, tmp_path, log, decoder):
-  """Flipped bits of images and lengths, a wrong label, at both ends of files."""
+  """Flipped bits of images and lengths, a wrong label, at both ends."""
   root = tmp_path / "data"
   shutil.copytree(clean, root)
   given = source(root)

@@ -217,6 +217,16 @@ def test_damage_among_joined_pieces_costs_what_follows(
   assert sorted(counts) == [("val", i) for i in range(first, 15)]
 
 
+def test_two_at_once_are_told(root, made):
+  tfds = layout.epath.Path(root / "tfds")
+  with replacing.alone(tfds):
+    with pytest.raises(errors.UserError, match=r"another process.*tfds; wait"):
+      prepare(root)
+    assert not list(tfds.iterdir())
+  prepare(root)
+  assert data_files.contents(root) == made[1]
+
+
 @pytest.mark.parametrize("change", ["flip", "cut", "gone"])
 def test_a_damaged_piece_is_written_again(root, made, monkeypatch, change):
   names = interrupt(root, monkeypatch, after=4)

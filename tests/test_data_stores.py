@@ -323,6 +323,34 @@ def test_a_record_of_pixels_that_is_too_short_is_named(root):
     train(root)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_pixels_without_their_metadata_are_no_images(root, split):
+  """Whoever reads them says so, and nobody replaces them."""
+  data_files.prepare(root, store="raw64")
+  (root / "tfds/cars" / split / "metadata.json").unlink()
+  before = data_files.contents(root)
+  for use in (data_files.prepare, train if split == "train" else evaluate):
+    with pytest.raises(errors.UserError, match=rf"{split} holds bare pixels"):
+      use(root)
+  with pytest.raises(errors.UserError, match="would replace"):
+    data_files.prepare(root, store="raw64")
+  assert data_files.contents(root) == before
+
+
+@pytest.mark.parametrize("store", ["jpeg64", "webp64"])
+def test_resized_files_without_their_metadata_are_images(
+  roots, tmp_path, store
+):
+  shutil.copytree(roots[store], tmp_path / "data")
+  for split in SPLITS:
+    (tmp_path / "data/tfds/cars" / split / "metadata.json").unlink()
+  for use in (train, evaluate):
+    for ours, known in zip(
+      use(tmp_path / "data"), use(roots[store]), strict=True
+    ):
+      np.testing.assert_array_equal(ours[0], known[0])
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_images_of_records_become_files(roots, store):
   place = layout.find(roots[store])

@@ -19,12 +19,13 @@ _CURE = "what was saved before is intact: free some space and run it again"
 def check_space(folder: epath.PathLike, num_bytes: int) -> None:
   """Raises a DiskFullError before something is written that does not fit.
 
-  Folders that are not local ("gs://...") have no such bound.
+  Folders that are not local ("gs://...") have no such bound, nor have those of
+  file systems without a size, as some of networks and of kernels are.
   """
   if "://" in str(folder):
     return
-  free = shutil.disk_usage(folder).free
-  if free < _MARGIN * num_bytes:
+  total, _, free = shutil.disk_usage(folder)
+  if total and free < _MARGIN * num_bytes:
     raise errors.DiskFullError(
       f"the disk of {folder} is full: {num_bytes / 1e6:,.1f} MB are to be "
       f"written, {free / 1e6:,.1f} MB are free; {_CURE}"

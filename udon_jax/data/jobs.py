@@ -179,9 +179,9 @@ def _check_unknown(
   except errors.UserError:  # it holds no records, or not all
     return
   raise errors.UserError(
-    f"{folder} holds records that were made elsewhere, which"
-    f" --store={store.name} would replace; choose another folder for yours"
-    " (--output), or delete them"
+    f"{folder} holds records without {metadata.FILE_NAME}, as others make them,"
+    f" which --store={store.name} would replace; choose another folder for"
+    " yours (--output), or delete them"
   )
 
 
@@ -226,6 +226,8 @@ def _adopt(
       ordered=split != domains.TRAIN_SPLIT,
       trusted=False,
     )
+  except splits.LostMetadataError:
+    raise
   except errors.UserError as error:
     _LOGGER.info(
       "%s/%s: the records there cannot be used (%s); preparing it again",

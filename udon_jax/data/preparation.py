@@ -6,6 +6,7 @@ split is written by `writer`.
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+import contextlib
 import logging
 import sys
 import types
@@ -63,7 +64,10 @@ def prepare(
     missing, "missing", f"add them to {folders} or drop their entries"
   )
   _check_room(place, todo)
-  problems = _write_all(todo, options)
+  with contextlib.ExitStack() as locks:
+    for folder in sorted({where.tfds for where, _ in todo}):
+      locks.enter_context(replacing.alone(folder))
+    problems = _write_all(todo, options)
   _fail_if_any(
     problems, "unusable", "replace them or drop their entries in info_files"
   )

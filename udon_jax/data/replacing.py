@@ -1,9 +1,13 @@
-"""Folders that appear whole, in the place of an earlier one, or not at all."""
+"""Folders that are written by one, and appear whole or not at all."""
 
 from collections.abc import Iterator
 import contextlib
+import fcntl
+import os
 
 from etils import epath
+
+from udon_jax import errors
 
 
 def temporary_of(folder: epath.Path) -> epath.Path:
@@ -36,3 +40,38 @@ def replace(source: epath.Path, target: epath.Path) -> None:
     target.rename(old)
   source.rename(target)
   old.rmtree(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: epath.Path) -> Iterator[None]:
+  """Keeps other processes of this machine from writing into a folder.
+
+  The folder is made. The lock leaves no file, and ends with the process,
+  however it ends. Folders that are not local ("gs://...") are not locked.
+
+  Raises:
+    UserError: another process writes into it, or it cannot be made.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(
+      f"{folder} cannot be made ({error.strerror or error}); choose a folder"
+      " that you may write to"
+    ) from error
+  if "://" in os.fspath(folder):
+    yield
+    return
+  opened = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # some file systems have no locks
+      try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise errors.UserError(
+          f"another process writes into {folder}; wait for it or stop it, then"
+          " run the same command again"
+        ) from None
+    yield
+  finally:
+    os.close(opened)

@@ -1,9 +1,15 @@
 """The records of a split, opened and matched with its info file."""
 
+import math
+
 from etils import epath
 
 from udon_jax import domains, errors
 from udon_jax.data import info, keys, layout, matching, metadata, records
+
+
+class LostMetadataError(errors.UserError):
+  """Records of which only their metadata, which are gone, told how to read."""
 
 
 def open_train(
@@ -67,6 +73,7 @@ def open_records(
   """Opens the records of a split as they lie, whatever images they hold.
 
   Raises:
+    LostMetadataError: they hold bare pixels, and nothing tells so.
     UserError: files are missing or damaged, or the info file changed since
       they were made.
   """
@@ -81,6 +88,12 @@ def open_records(
     )
   opened = records.RecordFiles(files)
   opened.hold(metadata.store_of(known), split=split)
+  if known is None and _hold_pixels(opened):
+    raise LostMetadataError(
+      f"{folder} holds bare pixels, and its {metadata.FILE_NAME}, which told"
+      " their size, is missing or damaged; restore that file, or delete the"
+      f" folder and run {place.prepare} --domains={domain} with its --store"
+    )
   if known is None or len(opened) == known.num_examples:
     return opened
   # Offsets of another file of the same size, or an edited split.
@@ -93,6 +106,26 @@ def open_records(
       f" {place.prepare} --domains={domain}"
     )
   return opened
+
+
+def _hold_pixels(files: records.RecordFiles) -> bool:
+  """Tells whether some images are in no format, but of a square's size."""
+  from udon_jax.data import examples, formats  # noqa: PLC0415 (TensorFlow)
+
+  try:
+    some = [
+      examples.image_bytes(files.read(record))
+      for record in sorted({0, len(files) // 2, len(files) - 1})
+      if 0 <= record < len(files)
+    ]
+  except errors.BadExampleError:  # whoever reads it tells
+    return False
+  return bool(some) and all(
+    data
+    and 3 * math.isqrt(len(data) // 3) ** 2 == len(data)
+    and formats.kind(data) is None
+    for data in some
+  )
 
 
 def count(place: layout.Layout, domain: str, split: str) -> int:
