@@ -26,6 +26,7 @@ LEVELS = (
     "structs",
     "domains",
     "own_domains",
+    "own_files",
     "default_config",
     "variants",
   },

@@ -222,9 +222,8 @@ def test_lists_elsewhere_are_named_in_the_cure(root, tmp_path):
   shutil.rmtree(root / "tfds/cars/val")
   with pytest.raises(errors.UserError) as caught:
     load(root, info_files=tmp_path / "lists")
-  assert f"prepare --data_dir={root} --info_files={tmp_path}/lists`" in str(
-    caught.value
-  )
+  flags = f"--data_dir={root} --info_files={tmp_path}/lists --domains=cars"
+  assert f"run `python -m udon_jax.data.prepare {flags}`" in str(caught.value)
 
 
 def test_training_needs_its_list(root):
@@ -317,5 +316,5 @@ def test_records_are_found_in_a_folder_of_any_name(tmp_path, name):
   assert [examples.key(files.read(i)) for i in range(4)] == images.paths
   # The command that messages name leads to the same folder.
   named = tmp_path if name == "tfds" else tmp_path / name
-  assert f"--data_dir={named}`" in place.prepare
+  assert f"--data_dir={named} --domains=cars`" in place.prepare("cars")
   assert layout.find(named).tfds == place.tfds

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from etils import epath
 import pytest
 
 from tests import command_lines, data_files, own_data
-from udon_jax import domains, errors
-from udon_jax.data import dataset, importing, notes, places
+from udon_jax import domains, errors, own_domains
+from udon_jax.data import dataset, importing, layout, notes, places, verify
+from udon_jax.data.verification import leaks
 
 SPLITS = ("train", "val", "test")
 BY_IMAGE = {"by": "image", "val": 0.3, "test": 0.3}
@@ -115,6 +117,52 @@ def test_records_may_lie_elsewhere(root, tmp_path):
   assert pairs(found) == [("val", "val"), ("test", "test_index")]
   assert find(None, "mine", own=own)[0].layout == found.layout
   assert find(tmp_path / "nowhere", "mine", own=own)[0].spec == found.spec
+
+
+def test_records_that_moved_are_found_in_the_data_directory(root, tmp_path):
+  """As for `evaluate --data`, of a run whose config names the old folder."""
+  own = {"mine": own_data.describe("mine", records=str(tmp_path / "old"))}
+  (found,) = find(root, "mine", own=own)
+  assert found.layout.records("mine", "val") == epath.Path(
+    root / "tfds" / "mine" / "val"
+  )
+  assert pairs(found) == [("val", "val"), ("test", "test_index")]
+  (tmp_path / "new").mkdir()
+  for place in (tmp_path / "new", None):
+    with pytest.raises(errors.UserError, match=r"mine.records=.*old is no fol"):
+      find(place, "mine", own=own)
+
+
+@pytest.mark.parametrize("by", [own_domains.BY_CLASS, own_domains.BY_IMAGE])
+def test_what_made_the_splits_is_kept_with_the_lists(root, tmp_path, by):
+  assert notes.splits_by(root / "info_files", "shoes") == "image"
+  assert notes.splits_by(root / "info_files", "cars") is None
+  own = own_data.describe(
+    folder=str(root / "source"), splits=BY_IMAGE | {"by": by}
+  )
+  data_files.prepare(tmp_path, domain_names=["shoes"], own={"shoes": own})
+  assert notes.splits_by(tmp_path / "info_files", "shoes") == by
+  # Lists alone are enough to know which classes may be shared.
+  classes = verify._class_rule(
+    dict(verify._made(find(tmp_path, "shoes"), {})), own.spec(frozenset(SPLITS))
+  )
+  is_new = by == own_domains.BY_CLASS
+  assert classes is (leaks.Classes.NEW if is_new else leaks.Classes.TRAINED)
+
+
+def test_commands_of_messages_can_be_pasted(tmp_path):
+  root = tmp_path / "my data's"
+  root.mkdir()
+  place = layout.find(root, info_files=tmp_path)
+  command = place.prepare("cars").strip("`")
+  assert shlex.split(command)[3:] == [
+    f"--data_dir={root}",
+    f"--info_files={tmp_path}",
+    "--domains=cars",
+  ]
+  with pytest.raises(errors.UserError) as caught:
+    layout.find(tmp_path / "no where")
+  assert f"--output='{tmp_path}/no where'`" in str(caught.value)
 
 
 def test_lists_of_uned_may_lie_elsewhere_and_own_ones_stay(root, tmp_path):

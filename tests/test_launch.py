@@ -600,7 +600,8 @@ import jax
 processes.join(processes.Request(None, None, None, 60, 10))
 from jax.experimental import multihost_utils
 multihost_utils.sync_global_devices("all")
-print("joined", jax.process_index(), jax.process_count(), flush=True)
+# In one piece: both write to one pipe.
+print(f"joined {jax.process_index()} {jax.process_count()}\n", end="", flush=True)
 """
 
 

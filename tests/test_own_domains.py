@@ -6,10 +6,8 @@ import pathlib
 import re
 
 import pytest
-import yaml
 
-from tests import fakes
-from udon_jax import build, checks, domains, errors, own_domains
+from udon_jax import domains, errors, own_domains, own_files
 from udon_jax.data import notes
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "own_domains.md"
@@ -137,17 +135,6 @@ def test_a_name_names_a_folder_and_a_key(name):
     own_domains.parse_all({name: FOLDER})
 
 
-@pytest.mark.parametrize("name", ["a", "A-1_b", "7", "update", "items"])
-def test_other_names_can_be_keys_of_a_config(name):
-  config = fakes.config()
-  with config.unlocked():
-    config.own.update({name: FOLDER})
-  checks.check(config)
-  assert set(own_domains.parse_all(config.own.to_dict())) == {name}
-  again = build.from_json(build.to_json(config))
-  assert again.own.to_dict() == {name: FOLDER}
-
-
 def test_domains_of_uned_are_not_described():
   with pytest.raises(errors.UserError, match="describes a domain of UnED"):
     own_domains.parse_all({"cars": FOLDER})
@@ -187,87 +174,6 @@ def test_what_decides_the_lists_is_no_place():
   assert json.loads(json.dumps(first)) == first
 
 
-FILE = {
-  "shoes": {"folder": "shoes", "splits": SPLITS},
-  "bags": {"table": "lists/bags.csv", "images": "/data/bags"},
-  "toys": {"tfds": "mnist", "tfds_dir": "~/tfds"},
-  "hats": {"tfds": "hats/1.0.0"},
-}
-
-
-@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
-def test_a_file_says_the_same_in_yaml_and_json(tmp_path, suffix):
-  file = tmp_path / f"own{suffix}"
-  write = json.dumps if suffix == ".json" else yaml.safe_dump
-  file.write_text(write(FILE))
-  (tmp_path / "hats" / "1.0.0").mkdir(parents=True)
-  found = own_domains.read_file(file, key="config.own_file")
-  assert found["shoes"] == FILE["shoes"] | {"folder": f"{tmp_path}/shoes"}
-  assert found["bags"] == {
-    "table": f"{tmp_path}/lists/bags.csv",
-    "images": "/data/bags",
-  }
-  home = str(pathlib.Path("~/tfds").expanduser())
-  assert found["toys"] == {"tfds": "mnist", "tfds_dir": home}
-  assert found["hats"] == {"tfds": f"{tmp_path}/hats/1.0.0"}
-
-
-@pytest.mark.parametrize(
-  ("name", "text", "words"),
-  [
-    ("none.yaml", None, "cannot be read (No such file"),
-    ("folder.yaml", "", "cannot be read (Is a directory)"),
-    ("own.yaml", "a: [", "neither YAML nor JSON"),
-    ("own.json", "{", "neither YAML nor JSON"),
-    ("own.json", "[" * 100_000, "neither YAML nor JSON"),
-    ("own.yaml", "\0", "neither YAML nor JSON"),
-    ("own.yaml", "", "holds no descriptions"),
-    ("own.yaml", "- shoes", "holds no descriptions"),
-    ("own.yaml", "shoes: 3", "own.yaml: shoes=3 is no description"),
-    ("own.yaml", "shoes: {foldr: x}", "own.yaml: shoes.foldr is unknown"),
-    ("own.yaml", "3: {folder: x}", "3 is no name of a domain"),
-    ("own.yaml", "a.b: {folder: x}", "'a.b' is no name of a domain"),
-    ("own.yaml", "!!python/object:os.system {}", "neither YAML nor JSON"),
-  ],
-)
-def test_a_wrong_file_is_one_line(tmp_path, name, text, words):
-  file = tmp_path / name
-  if name == "folder.yaml":
-    file.mkdir()
-  elif text is not None:
-    file.write_text(text)
-  with pytest.raises(errors.UserError, match=re.escape(words)) as found:
-    own_domains.read_file(file, key="config.own_file")
-  assert "\n" not in str(found.value)
-  assert str(file) in str(found.value)
-
-
-def test_a_file_that_is_no_text_is_named(tmp_path):
-  file = tmp_path / "own.yaml"
-  file.write_bytes(b"\xff\xfe\xfa")
-  with pytest.raises(errors.UserError, match="neither YAML nor JSON"):
-    own_domains.read_file(file, key="config.own_file")
-
-
-def test_a_file_becomes_part_of_the_config(tmp_path):
-  file = tmp_path / "own.yaml"
-  file.write_text(yaml.safe_dump(FILE))
-  config = fakes.changed(own_file=str(file))
-  with config.unlocked():
-    config.own.gloves = FOLDER
-  merged = build.with_own_file(config)
-  assert merged.own_file is None
-  assert merged.is_locked
-  assert set(own_domains.parse_all(merged.own.to_dict())) == {*FILE, "gloves"}
-  assert set(config.own) == {"gloves"}  # that one is as it was
-  checks.check(merged)
-  assert build.from_json(build.to_json(merged)).own == merged.own
-  with config.unlocked():
-    config.own.shoes = FOLDER
-  with pytest.raises(errors.UserError, match=r"config.own.shoes is also desc"):
-    build.with_own_file(config)
-
-
 def rows_of(heading):
   """Returns the first cells of the table after a heading of the page."""
   text = DOCS.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -298,7 +204,7 @@ def test_the_page_says_which_keys_go_together():
 def test_the_descriptions_of_the_page_are_good(tmp_path):
   (text,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
   (tmp_path / "own.yaml").write_text(text)
-  found = own_domains.read_file(tmp_path / "own.yaml", key="")
+  found = own_files.read(tmp_path / "own.yaml", key="")
   sources = [own.source for own in own_domains.parse_all(found).values()]
   assert sources == list(own_domains.SOURCES)
 

@@ -18,7 +18,7 @@ from udon_jax import (
   evaluator,
   losses,
   optim,
-  own_domains,
+  own_files,
   partitioning,
   prototypes,
   sampling,
@@ -282,7 +282,7 @@ def with_own_file(config: Config) -> Config:
   """
   if config.own_file is None:
     return config
-  found = own_domains.read_file(config.own_file, key="config.own_file")
+  found = own_files.read(config.own_file, key="config.own_file")
   config = config.copy_and_resolve_references()
   for name in found:
     if name in config.own:

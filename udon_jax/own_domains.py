@@ -13,12 +13,8 @@ data set of TensorFlow Datasets, or records that were made before.
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import re
 from typing import Any
-
-from etils import epath
-import yaml
 
 from udon_jax import domains, errors
 
@@ -138,7 +134,7 @@ class OwnDomain:
     )
 
 
-_PATHS = ("folder", "table", "records", "images", "tfds_dir")
+PATHS = ("folder", "table", "records", "images", "tfds_dir")
 _STRINGS = tuple(
   field.name
   for field in dataclasses.fields(OwnDomain)
@@ -167,7 +163,7 @@ def parse(name: str, described: Any, *, key: str) -> OwnDomain:
   Raises:
     UserError: a key or value is wrong.
   """
-  _check_name(name, key)
+  check_name(name, key)
   if not isinstance(described, Mapping):
     raise errors.UserError(
       f'{key}={described!r} is no description; expected {{"folder": ...}} or'
@@ -211,65 +207,13 @@ def parse_all(own: Mapping[str, Any]) -> dict[str, OwnDomain]:
   }
 
 
-def read_file(file: epath.PathLike, *, key: str) -> dict[str, dict[str, Any]]:
-  """Returns the descriptions of a YAML or JSON file, by name.
-
-  Paths in it are relative to its folder.
-
-  Args:
-    file: the file.
-    key: what the user named it with, for the message.
-
-  Raises:
-    UserError: it cannot be read or a description is wrong.
-  """
-  path = epath.Path(file).expanduser()
-  try:
-    text = path.read_text()
-    is_json = path.suffix == ".json"
-    found = json.loads(text) if is_json else yaml.safe_load(text)
-  except OSError as error:
-    raise errors.UserError(
-      f"{key}={file} cannot be read ({error.strerror or error}); correct the"
-      " path"
-    ) from None
-  except (ValueError, yaml.YAMLError, RecursionError) as error:
-    message = " ".join(str(error).split())
-    raise errors.UserError(
-      f"{key}={file} is neither YAML nor JSON ({message}); correct it"
-    ) from None
-  if not isinstance(found, Mapping):
-    raise errors.UserError(
-      f"{key}={file} holds no descriptions; expected a mapping of names, as"
-      ' {"shoes": {"folder": ...}}'
-    )
-  result = {}
-  for name, described in found.items():
-    where = f"{path}: {name}"
-    _check_name(name, where)
-    parse(name, described, key=where)
-    result[name] = _beside(path.parent, described)
-  return result
-
-
-def _beside(folder: epath.Path, described: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a description whose paths are relative to a folder, as it is."""
-  result = dict(described)
-  for key in _PATHS:
-    if result.get(key) is not None:
-      result[key] = str(folder / epath.Path(result[key]).expanduser())
-  tfds = result.get("tfds")
-  if tfds is not None and (folder / epath.Path(tfds).expanduser()).is_dir():
-    result["tfds"] = str(folder / epath.Path(tfds).expanduser())
-  return result
-
-
 def is_name(value: Any) -> bool:
   """Tells whether a domain or split can have this name."""
   return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-def _check_name(name: Any, key: str) -> None:
+def check_name(name: Any, key: str) -> None:
+  """Raises a UserError unless a domain can be described under a name."""
   if not is_name(name) or "." in name:  # which separates keys of configs
     raise errors.UserError(
       f"{key}: {name!r} is no name of a domain; use letters, digits, '_' and"

@@ -118,7 +118,7 @@ class Trained:
       domains=tuple(domains) if domains else known,
       own=own(self.config),
       info_files=info_files,
-      key="--data",
+      key="--data" if data_dir else "--data (the run's own config.data_dir)",
     )
     return dataset.load_tasks(
       found,

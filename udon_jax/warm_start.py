@@ -28,7 +28,6 @@ from udon_jax.pretrained import kinds
 
 logger = logging.getLogger(__name__)
 
-_KEY = "config.pretrained"
 _TEACHERS = "teacher_projection"
 _ROLES = ("student", "teacher")
 State = train_state.TrainState
@@ -57,7 +56,10 @@ def load(run: runs.Run, state: State) -> State:
     step = checkpointer.check_step(None, workdir)
     meta = checkpointer.restore_meta(step)
     workdirs.check_same_model(
-      workdir, saved=meta.config, given=run.meta.config, key=_KEY
+      run.config.pretrained,
+      saved=meta.config,
+      given=run.meta.config,
+      key="config.pretrained",
     )
     old = _old_run(run, meta)
     found = checkpointer.restore(

@@ -4,5 +4,5 @@ import os
 
 # Read when TensorFlow is first imported: no chatter, and the same float
 # kernels on every machine.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

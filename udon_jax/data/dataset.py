@@ -258,7 +258,7 @@ def _check_files(place: places.Place, split: str) -> list[epath.Path]:
   return records.find_files(
     where.records(domain, split),
     base=records.file_name(domain, split),
-    cure=f"run {where.prepare}",
+    cure=f"run {where.prepare(domain)}",
   )
 
 
@@ -276,7 +276,7 @@ def _train_source(
   if not len(files):
     raise errors.UserError(
       f"{where.records(domain, domain_table.TRAIN_SPLIT)} holds no records;"
-      f" delete it and run {where.prepare}"
+      f" delete it and run {where.prepare(domain)}"
     )
   _check_store(files, options, resize_size=options.resize_size)
   return pipeline.TrainSource(

@@ -182,7 +182,10 @@ def path_problem(path: Any) -> str | None:
   if not isinstance(path, str) or not path or not _is_name(path):
     return f"path {_short(path)} is no file name"
   if _leaves_root(path):
-    return f"path {_short(path)} leads out of images/; make it relative"
+    return (
+      f"path {_short(path)} leads out of the folder of the images; make it"
+      " relative to that"
+    )
   return None
 
 

@@ -8,6 +8,7 @@ Source: the UnED repository (README, convert_to_tfrecord_from_file.py).
 """
 
 import dataclasses
+import shlex
 
 from etils import epath
 
@@ -50,16 +51,16 @@ class Layout:
     """Returns the folder that holds the records of a split."""
     return self.tfds / domain / split
 
-  @property
-  def prepare(self) -> str:
-    """Returns the command that makes the records."""
-    elsewhere = self.info_files != self.root / "info_files"
-    info_files = f" --info_files={self.info_files}" if elsewhere else ""
+  def prepare(self, domain: str) -> str:
+    """Returns the command that makes the records of a domain, for messages."""
     renamed = self.tfds != self.root / _TFDS
-    data_dir = self.tfds if renamed else self.root
-    return (
-      f"`python -m udon_jax.data.prepare --data_dir={data_dir}{info_files}`"
+    flags = {"data_dir": self.tfds if renamed else self.root}
+    if self.info_files != self.root / "info_files":
+      flags["info_files"] = self.info_files
+    given = " ".join(
+      f"--{flag}={shlex.quote(str(folder))}" for flag, folder in flags.items()
     )
+    return f"`python -m udon_jax.data.prepare {given} --domains={domain}`"
 
 
 def find(
@@ -88,10 +89,11 @@ def find(
     )
   root = epath.Path(data_dir).expanduser()
   if not root.is_dir():
+    quoted = shlex.quote(str(data_dir))
     raise errors.UserError(
       f"{key}={data_dir} is no folder; correct the path, or make a small data"
-      f" set there: `python -m udon_jax.data.synthetic --output={data_dir}`,"
-      f" then `python -m udon_jax.data.prepare --data_dir={data_dir}`"
+      f" set there: `python -m udon_jax.data.synthetic --output={quoted}`,"
+      f" then `python -m udon_jax.data.prepare --data_dir={quoted}`"
     )
   tfds = root / _TFDS
   if not tfds.exists() and (root.name == _TFDS or _holds_records(root)):

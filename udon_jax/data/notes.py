@@ -112,6 +112,15 @@ def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
     )
 
 
+def splits_by(info_files: epath.Path, domain: str) -> str | None:
+  """Returns what the splits of a domain were made by; None if not by us."""
+  essence = _read(info_files, domain).get("essence")
+  splits = essence.get("splits") if isinstance(essence, dict) else None
+  by = splits.get("by") if isinstance(splits, dict) else None
+  known = (own_domains.BY_CLASS, own_domains.BY_IMAGE)
+  return by if by in known else None
+
+
 def is_described(info_files: epath.Path, domain: str) -> bool:
   """Whether the lists of a domain were made from a description."""
   return bool(_read(info_files, domain))

@@ -1,6 +1,7 @@
 """Where the data of each domain of a config lies, and its protocols."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 
@@ -103,7 +104,7 @@ def _made(place: layout.Layout, name: str) -> layout.Layout:
 def _own(own: own_domains.OwnDomain, base) -> Place:
   """Returns the place of a described domain."""
   if own.records is not None:
-    place = layout.find(own.records, key=f"config.own.{own.name}.records")
+    place = _of_records(own, base)
   else:
     place = _made(base(), own.name)
     notes.check(own, place)
@@ -115,6 +116,19 @@ def _own(own: own_domains.OwnDomain, base) -> Place:
       " <split>.json; add the lists of its images"
     )
   return Place(own.spec(splits), place)
+
+
+def _of_records(own: own_domains.OwnDomain, base) -> layout.Layout:
+  """Returns where records that the user names lie, now.
+
+  If they are no more where they were, the data directory is looked into, which
+  the user may have named anew (`evaluate --data`).
+  """
+  if not epath.Path(own.records).expanduser().is_dir():
+    with contextlib.suppress(errors.UserError):
+      if base().lists(own.name):
+        return base()
+  return layout.find(own.records, key=f"config.own.{own.name}.records")
 
 
 def _known(place: layout.Layout, name: str) -> domain_table.DomainSpec:

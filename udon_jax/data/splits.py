@@ -84,7 +84,7 @@ def open_records(
   if known and known.info_fingerprint != info.fingerprint(info_file):
     raise errors.UserError(
       f"{info_file} changed since {folder} was prepared from it; run"
-      f" {place.prepare} --domains={domain}, or restore the info file"
+      f" {place.prepare(domain)}, or restore the info file"
     )
   opened = records.RecordFiles(files)
   opened.hold(metadata.store_of(known), split=split)
@@ -92,7 +92,7 @@ def open_records(
     raise LostMetadataError(
       f"{folder} holds bare pixels, and its {metadata.FILE_NAME}, which told"
       " their size, is missing or damaged; restore that file, or delete the"
-      f" folder and run {place.prepare} --domains={domain} with its --store"
+      f" folder and run {place.prepare(domain)} with its --store"
     )
   if known is None or len(opened) == known.num_examples:
     return opened
@@ -103,7 +103,7 @@ def open_records(
     raise errors.UserError(
       f"{folder} holds {len(opened)} records, but was prepared with"
       f" {known.num_examples}; delete it and run"
-      f" {place.prepare} --domains={domain}"
+      f" {place.prepare(domain)}"
     )
   return opened
 
@@ -174,7 +174,7 @@ def agree(
   folder = place.records(domain, split)
   cure = (
     f"restore the info file that the records were made from, or delete"
-    f" {folder} and run {place.prepare} --domains={domain}"
+    f" {folder} and run {place.prepare(domain)}"
   )
   if len(files) != len(images.paths):
     raise errors.UserError(
@@ -206,5 +206,5 @@ def _find_files(
   return records.find_files(
     place.records(domain, split),
     base=records.file_name(domain, split),
-    cure=f"run {place.prepare} --domains={domain}",
+    cure=f"run {place.prepare(domain)}",
   )

@@ -7,7 +7,7 @@ Prints counts and findings. Exit code 0 if nothing was found, 1 if something
 was, 2 for bad usage. Without --images, no image is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import functools
 import os
 
@@ -24,7 +24,7 @@ from udon_jax import (
   own_domains,
   trained,
 )
-from udon_jax.data import layout, places, verification
+from udon_jax.data import layout, notes, places, verification
 from udon_jax.data.verification import report
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -71,7 +71,9 @@ def main(_: Sequence[str]) -> int:
     report.check_output(output)
   result = verification.verify(
     [(place.spec, place.layout) for place in found],
-    class_rule=functools.partial(_class_rule, own),
+    class_rule=functools.partial(
+      _class_rule, {name: how for name, how in _made(found, own) if how}
+    ),
     uned=_UNED.value,
     images=_IMAGES.value,
     num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
@@ -137,15 +139,30 @@ def _of_flags() -> list[places.Place]:
   )
 
 
+def _made(
+  found: Sequence[places.Place], own: Mapping[str, own_domains.OwnDomain]
+) -> Iterator[tuple[str, str | None]]:
+  """Yields the name of each domain and what its splits were made by, if so."""
+  for place in found:
+    described = own[place.name].splits if place.name in own else None
+    kept = notes.splits_by(place.layout.info_files, place.name)
+    yield place.name, described.by if described else kept
+
+
 def _class_rule(
-  own: Mapping[str, own_domains.OwnDomain], spec: domains.DomainSpec
+  made: Mapping[str, str], spec: domains.DomainSpec
 ) -> verification.Classes:
-  """Returns how classes of training and evaluation relate."""
-  made = own[spec.name].splits if spec.name in own else None
-  if made is None:
+  """Returns how classes of training and evaluation relate.
+
+  Args:
+    made: what splits were made by, by the name of the domain.
+    spec: the domain.
+  """
+  by = made.get(spec.name)
+  if by is None:
     return verification.of_uned(spec)
-  by_class = made.by == own_domains.BY_CLASS
-  return verification.Classes.NEW if by_class else verification.Classes.TRAINED
+  is_new = by == own_domains.BY_CLASS
+  return verification.Classes.NEW if is_new else verification.Classes.TRAINED
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Pictures:
       records.find_files(
         folder,
         base=records.file_name(domain, split),
-        cure=f"run {place.prepare}",
+        cure=f"run {place.prepare(domain)}",
       )
     )
     files.hold(metadata.store_of(metadata.read(folder)), split=split)

@@ -30,7 +30,7 @@ def check(split: infos.Split, *, look_inside: bool) -> Stored:
     paths = records.find_files(
       folder,
       base=records.file_name(split.domain, split.name),
-      cure=f"run {split.place.prepare} --domains={split.domain}",
+      cure=f"run {split.place.prepare(split.domain)}",
     )
     kept = [(file, offsets.problem_of_kept(file)) for file in paths]
     # Only what the files tell themselves is believed once offsets were wrong.
