@@ -594,14 +594,14 @@ def run_slurm(tmp_path, program, srun=SRUN, **environ):
   return done, asked.read_text() if asked.exists() else ""
 
 
-JOINING = """
+JOINING = r"""
 from udon_jax import processes
 import jax
 processes.join(processes.Request(None, None, None, 60, 10))
 from jax.experimental import multihost_utils
 multihost_utils.sync_global_devices("all")
-# In one piece: both write to one pipe.
-print(f"joined {jax.process_index()} {jax.process_count()}\n", end="", flush=True)
+line = f"joined {jax.process_index()} {jax.process_count()}\n"
+print(line, end="", flush=True)  # in one piece: both write to one pipe
 """
 
 
