@@ -45,8 +45,8 @@ test: .venv/.installed-test ## Runs the tests but those that take minutes.
 	@$(RUN) -m pytest -m 'not slow' $(PYTEST_FLAGS)
 
 .PHONY: test-all
-test-all: .venv/.installed-test ## Runs all tests.
-	@$(RUN) -m pytest $(PYTEST_FLAGS)
+test-all: .venv/.installed-test ## Runs all tests, on programs that XLA optimizes fully.
+	@UDON_TEST_OPTIMIZED=1 $(RUN) -m pytest $(PYTEST_FLAGS)
 
 .PHONY: lint
 lint: .venv/.installed-dev ## Checks style and types; changes nothing.

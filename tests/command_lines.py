@@ -19,6 +19,7 @@ import tempfile
 import typing
 
 ROOT = pathlib.Path(__file__).parent.parent
+_DIGESTS = {}  # of files that have not been touched since
 # What the command lines import, at their top or later.
 _MODULES = ("udon_jax.trainer", "udon_jax.data.dataset", "udon_jax.data.layout")
 
@@ -70,8 +71,11 @@ def _snapshot(folder):
       if path.is_symlink():
         found[str(path.relative_to(folder))] = os.readlink(path)
       elif path.is_file():
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found[str(path.relative_to(folder))] = digest
+        state = path.stat()
+        key = str(path), state.st_ino, state.st_size, state.st_mtime_ns
+        if key not in _DIGESTS:
+          _DIGESTS[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[str(path.relative_to(folder))] = _DIGESTS[key]
   return found
 
 

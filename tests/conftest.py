@@ -9,9 +9,12 @@ import pathlib
 
 import pytest
 
+from tests import compiling
+
 NUM_DEVICES = 8
-_FLAG = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+_DEVICES = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
+_FLAGS = (os.environ.get("XLA_FLAGS", ""), compiling.FLAGS, _DEVICES)
+os.environ["XLA_FLAGS"] = " ".join(filter(None, _FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"

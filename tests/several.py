@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 
+from tests import compiling
+
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
 # What one start has compiled, the next one of the same tests need not.
@@ -33,7 +35,7 @@ class Processes:
     environ = {
       **os.environ,
       "PYTHONPATH": str(ROOT),
-      "XLA_FLAGS": "",
+      "XLA_FLAGS": compiling.FLAGS,
       "TF_CPP_MIN_LOG_LEVEL": "3",
       "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

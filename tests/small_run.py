@@ -1,6 +1,6 @@
 """A run of a tiny model on the smallest synthetic data, by command lines."""
 
-from tests import command_lines
+from tests import command_lines, compiling
 
 MAIN, EVALUATE = "udon_jax.main", "udon_jax.evaluate"
 PREPARE, SYNTHETIC = "udon_jax.data.prepare", "udon_jax.data.synthetic"
@@ -41,7 +41,9 @@ def fill(cases, folder):
 
 def must_succeed(cases, folder):
   """Runs {name: argv} on one device; returns {name: what went to stderr}."""
-  answers = command_lines.run_all(fill(cases, folder), XLA_FLAGS="")
+  answers = command_lines.run_all(
+    fill(cases, folder), XLA_FLAGS=compiling.FLAGS
+  )
   for answer in answers.values():
     assert answer.code == 0, answer.errors
   return {name: answer.errors for name, answer in answers.items()}

@@ -14,6 +14,8 @@ import types
 
 import pytest
 
+from tests import compiling
+
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = "udon_jax"
 # Every room has a level, and imports from its own level or lower ones. Names
@@ -285,7 +287,7 @@ def test_rest_trains_without_tensorflow():
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(script)],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "XLA_FLAGS": compiling.FLAGS, "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     check=False,

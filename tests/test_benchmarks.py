@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from benchmarks import plain, runs
+from tests import compiling
 from udon_jax import prototypes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -51,7 +52,7 @@ def test_benchmarks_start_without_tensorflow():
   done = subprocess.run(
     [sys.executable, "-c", HELP, *names],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "XLA_FLAGS": compiling.FLAGS, "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     timeout=120,

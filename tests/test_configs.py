@@ -8,7 +8,7 @@ import pathlib
 import jax
 import pytest
 
-from tests import command_lines, official
+from tests import command_lines, compiling, official
 from udon_jax import (
   build,
   checks,
@@ -279,7 +279,7 @@ def test_the_smoke_variant_trains(tmp_path, variant):
       f"--workdir={workdir}",
     ),
   }
-  answers = command_lines.run_all(commands, XLA_FLAGS="")
+  answers = command_lines.run_all(commands, XLA_FLAGS=compiling.FLAGS)
   for code, _, message in answers.values():
     assert code == 0, message
   assert "student merged" in answers["train"][2]

@@ -215,6 +215,23 @@ def test_a_table_of_a_spreadsheet_begins_with_a_mark(tmp_path):
   assert listed(found) == [("a.jpg", ("1",), ())]
 
 
+def test_absolute_paths_of_a_table_are_those_below_its_images(
+  tmp_path, monkeypatch
+):
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  paths = [f"{photos}/a/1.jpg", f"{photos}//2.jpg", "3.jpg", f"{photos}s/4.jpg"]
+  monkeypatch.chdir(tmp_path)
+  own_data.write_table(
+    tmp_path / "x.csv", [{"path": path, "label": "1"} for path in paths]
+  )
+  for images in (str(photos), f"{photos}/", "photos"):
+    own = own_data.describe(table=str(tmp_path / "x.csv"), images=images)
+    found = table.read(own, key=KEY)
+    # What lies elsewhere stays absolute, and is refused with the lists.
+    assert found.paths == ["a/1.jpg", "2.jpg", "3.jpg", paths[3]]
+
+
 BAD_ROWS = {
   "no path": ({"path": ""}, "path='' is no path"),
   "no class": ({"label": ""}, "label='' is no class"),

@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tests import command_lines
+from tests import command_lines, compiling
 
 ALONE = """
   import json, os, pathlib, signal, sys
@@ -90,7 +90,7 @@ def alone(tmp_path_factory):
   done = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(script), str(folder)],
     cwd=command_lines.ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    env={**os.environ, "XLA_FLAGS": compiling.FLAGS, "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     check=False,

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests import command_lines
+from tests import command_lines, compiling
 from tests import descriptor_files as files
 from tests.oracles import retrieval as oracle
 from udon_jax import domains
@@ -267,7 +267,7 @@ def answers(folder):
       name: [EVALUATE, *(x.replace("FOLDER", str(folder)) for x in flags)]
       for name, flags in cases.items()
     },
-    XLA_FLAGS="",
+    XLA_FLAGS=compiling.FLAGS,
   )
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests import command_lines
+from tests import command_lines, compiling
 import udon_jax
 from udon_jax import cli
 
 # One device: what runs on eight of two cores takes long to start.
-ONE_DEVICE = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+ONE_DEVICE = {"XLA_FLAGS": compiling.FLAGS, "JAX_PLATFORMS": "cpu"}
 NUM_IMAGES = 150
 UNREADABLE = ["000 empty.jpg", "017.png", "sub/099.png"]
 

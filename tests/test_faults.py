@@ -95,7 +95,9 @@ class Vanishing(fakes.Source):
       yield batch
 
 
-@pytest.mark.parametrize("last", [0, 1, 7, 8])
+@pytest.mark.parametrize(
+  "last", [0, 7, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 8))]
+)
 def test_where_data_vanishes_the_steps_before_are_saved(
   compiled, whole, tmp_path, last
 ):

@@ -11,12 +11,17 @@ import time
 
 import pytest
 
+from tests import compiling
 from udon_jax import cli
 
 LAST_STEP = 30
 ROOT = pathlib.Path(__file__).parents[1]
 # One device: what runs on eight of two cores takes long to start.
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+ENVIRONMENT = {
+  **os.environ,
+  "XLA_FLAGS": compiling.FLAGS,
+  "JAX_PLATFORMS": "cpu",
+}
 
 
 def start(workdir, *, pause=0.0):
@@ -99,6 +104,7 @@ def kill(workdir, *, moment, seed):
 MOMENTS = ("step", "save", "evaluation", "start", "save")
 
 
+@pytest.mark.slow
 def test_killed_in_a_step_a_save_and_an_evaluation(whole, tmp_path):
   for seed, moment in enumerate(("step", "save", "evaluation")):
     kill(tmp_path, moment=moment, seed=seed)

@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from tests import several
+from tests import compiling, several
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -581,7 +581,7 @@ def run_slurm(tmp_path, program, srun=SRUN, **environ):
       "PATH": f"{tmp_path}:{os.environ['PATH']}",
       "UDON_PYTHON": str(python),
       "SLURM_JOB_ID": "77",
-      "XLA_FLAGS": "",
+      "XLA_FLAGS": compiling.FLAGS,
       "PYTHONPATH": str(ROOT),
       **environ,
     },

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import command_lines, reports, small_run
+from tests import command_lines, compiling, reports, small_run
 from udon_jax import default_config
 
 OUTPUTS = ("student", "teacher", "backbone")
@@ -154,7 +154,9 @@ def without_report(folder, done):
   (folder / "blocked" / "report.html").mkdir()
   (folder / "bug" / "environment.json").write_text('{"num_parameters": "x"}')
   cases = {name: argv for name, (argv, _) in NO_REPORT.items()}
-  return command_lines.run_all(small_run.fill(cases, folder), XLA_FLAGS="")
+  return command_lines.run_all(
+    small_run.fill(cases, folder), XLA_FLAGS=compiling.FLAGS
+  )
 
 
 @pytest.mark.parametrize("case", NO_REPORT)

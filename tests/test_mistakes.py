@@ -9,6 +9,7 @@ import pytest
 
 from tests import (
   command_lines,
+  compiling,
   data_files,
   official_runs,
   small_run,
@@ -767,7 +768,7 @@ def answers(folder):
     file.flush()
     fcntl.flock(file, fcntl.LOCK_EX)
     one = {name: argv for name, (argv, _) in (CASES | LATE).items()}
-    found = watch(one | HEALS, XLA_FLAGS="")
+    found = watch(one | HEALS, XLA_FLAGS=compiling.FLAGS)
   return found | watch({name: argv for name, (argv, _) in DEVICES.items()})
 
 

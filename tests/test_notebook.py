@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from tests import command_lines, small_run
+from tests import command_lines, compiling, small_run
 from udon_jax.retrieval import table
 
 pytestmark = pytest.mark.slow
@@ -113,7 +113,7 @@ def executed(folder):
   book.cells.insert(position + 1, nbformat.v4.new_code_cell(PARAMETERS))
   book.cells.append(nbformat.v4.new_code_cell(KEEP))
   environment = {
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": compiling.FLAGS,
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(command_lines.ROOT),
   }

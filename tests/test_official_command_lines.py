@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import command_lines, small_run
+from tests import command_lines, compiling, small_run
 from tests import official_runs as runs
 from tests.oracles import official as oracle
 from tests.small_run import EVALUATE, MAIN, PLACES, TINY
@@ -92,7 +92,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(folder):
   before = {p: p.read_bytes() for p in folder.glob("u*/c*")}
-  answers = command_lines.run_all(small_run.fill(RUNS, folder), XLA_FLAGS="")
+  answers = command_lines.run_all(
+    small_run.fill(RUNS, folder), XLA_FLAGS=compiling.FLAGS
+  )
   assert before == {p: p.read_bytes() for p in folder.glob("u*/c*")}
   return answers
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests import command_lines, data_files, own_data, small_run
+from tests import command_lines, compiling, data_files, own_data, small_run
 from udon_jax import reporting
 from udon_jax.data import layout, notes, splits
 
@@ -178,7 +178,9 @@ def later(folder, done):
     "twice": (*PREPARE, "--data_dir=FOLDER/data"),
   }
   before = data_files.snapshot(folder / "data")
-  answers = command_lines.run_all(small_run.fill(cases, folder), XLA_FLAGS="")
+  answers = command_lines.run_all(
+    small_run.fill(cases, folder), XLA_FLAGS=compiling.FLAGS
+  )
   assert before.items() <= data_files.snapshot(folder / "data").items()
   return answers
 

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from tests import command_lines, small_run
+from tests import command_lines, compiling, small_run
 
 README = (command_lines.ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = (
@@ -90,7 +90,11 @@ def answers(folder):
     ],
   }
   answers = command_lines.watch_all(
-    before | STEPS, folder, cwd=folder, XLA_FLAGS="", JAX_PLATFORMS="cpu"
+    before | STEPS,
+    folder,
+    cwd=folder,
+    XLA_FLAGS=compiling.FLAGS,
+    JAX_PLATFORMS="cpu",
   )
   for name in before:
     assert answers[name].code == 0, answers[name].errors

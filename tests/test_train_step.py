@@ -35,7 +35,10 @@ def one_device():
   return run, state, losses
 
 
-@pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4), (1, 8)])
+@pytest.mark.parametrize(
+  "data, fsdp",
+  [(8, 1), (2, 4), pytest.param(1, 8, marks=pytest.mark.slow)],
+)
 def test_any_mesh_gives_the_losses_of_one_device(one_device, data, fsdp):
   config = fakes.changed(mesh__data=data, mesh__fsdp=fsdp)
   run = training.set_up(config)
@@ -60,7 +63,7 @@ def test_loss_falls(one_device):
   assert losses[-5:].mean() < 0.8 * losses[:5].mean()
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulation_is_exact(one_device, monkeypatch, parts):
   run = training.set_up(
     fakes.changed(grad_accum_steps=parts),

@@ -324,7 +324,10 @@ def test_nothing_to_train_after_resume_from_is_said(whole, compiled, tmp_path):
     train(compiled, tmp_path / "new", resume_from=str(whole[0]))
 
 
-@pytest.mark.parametrize("bad, saved", [(SAVE, EVAL), (9, SAVE)])
+@pytest.mark.parametrize(
+  "bad, saved",
+  [(SAVE, EVAL), pytest.param(9, SAVE, marks=pytest.mark.slow)],
+)
 def test_divergence_names_step_and_domain_and_spoils_nothing(
   whole, compiled, tmp_path, bad, saved
 ):

@@ -103,6 +103,7 @@ def test_shared_domains_keep_their_heads_and_others_are_new(old, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_prototypes_of_other_class_counts_are_new(
   old, tmp_path, monkeypatch, caplog
 ):

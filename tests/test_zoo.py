@@ -6,7 +6,7 @@ from flax import traverse_util
 import numpy as np
 import pytest
 
-from tests import command_lines, data_files, own_data, small_run
+from tests import command_lines, compiling, data_files, own_data, small_run
 from udon_jax import trained
 
 pytestmark = pytest.mark.slow
@@ -175,7 +175,9 @@ def test_a_run_can_be_tested_on_some_of_its_domains(folder, done):
 @pytest.fixture(scope="module")
 def answers(folder):
   cases = {name: (EVALUATE, *argv) for name, (argv, _) in MISTAKES.items()}
-  return command_lines.run_all(small_run.fill(cases, folder), XLA_FLAGS="")
+  return command_lines.run_all(
+    small_run.fill(cases, folder), XLA_FLAGS=compiling.FLAGS
+  )
 
 
 @pytest.mark.parametrize("case", MISTAKES)

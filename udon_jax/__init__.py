@@ -1,6 +1,11 @@
 """Training of universal image embeddings by online distillation (UDON)."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before JAX, which sets it to 1: TensorFlow would then show a traceback for
+# every damaged image, which we name ourselves. Errors come as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 if TYPE_CHECKING:
   from udon_jax import embedder

@@ -102,7 +102,6 @@ def run(
 
 def _set_up_logging() -> None:
   """Shows the project's own messages; `--verbosity=0` the libraries' too."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logger = logging.getLogger("udon_jax")
   logger.setLevel(logging.INFO)
   logger.propagate = False

@@ -2,7 +2,6 @@
 
 import os
 
-# Read when TensorFlow is first imported: no chatter, and the same float
-# kernels on every machine.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Read when TensorFlow is first imported: the same float kernels on every
+# machine.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -56,7 +56,7 @@ def alone(folder: epath.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.UserError(
-      f"{folder} cannot be made ({error.strerror or error}); choose a folder"
+      f"{folder} cannot be written ({error.strerror or error}); choose a folder"
       " that you may write to"
     ) from error
   if "://" in os.fspath(folder):

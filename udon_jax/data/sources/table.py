@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import csv
 import io
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -46,7 +47,7 @@ def read(own: own_domains.OwnDomain, *, key: str) -> listing.Listing:
       raise errors.UserError(
         f"{where}: {own.path_column}={path!r} is no path; correct the row"
       )
-    paths.append(path)
+    paths.append(_below(path, folder))
     labels.append(
       _labels(row[own.label_column], where=f"{where}: {own.label_column}")
     )
@@ -137,6 +138,14 @@ def _read_parquet(file: epath.Path) -> Iterator[Mapping[str, Any]]:
   with file.open("rb") as opened:
     for batch in parquet.ParquetFile(opened).iter_batches():
       yield from batch.to_pylist()
+
+
+def _below(path: str, folder: epath.Path) -> str:
+  """Returns a path as one relative to a folder, where it leads there."""
+  for start in (str(folder), os.path.abspath(folder)):
+    if path.startswith(start.rstrip("/") + "/"):
+      return path[len(start.rstrip("/")) :].lstrip("/")
+  return path
 
 
 def _require(row, own, *, where, key):
