@@ -16,6 +16,7 @@ _DEVICES = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
 _FLAGS = (os.environ.get("XLA_FLAGS", ""), compiling.FLAGS, _DEVICES)
 os.environ["XLA_FLAGS"] = " ".join(filter(None, _FLAGS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as udon_jax does
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
