@@ -8,6 +8,7 @@ from udon_jax import default_config, losses, prototypes, structs
 
 DOMAINS = ("cars", "sop", "met")
 NUM_CLASSES = {"cars": 5, "sop": 11, "met": 7}
+CLASS_NAMES = {}  # {domain: names}; as of UnED, nothing tells them
 SIZE = 16
 
 
@@ -89,6 +90,10 @@ class Source:
   name: str
   batch_size: int
   num_examples: int = 64
+
+  @property
+  def class_names(self):
+    return CLASS_NAMES.get(self.name)
 
   @property
   def num_classes(self):

@@ -2,13 +2,21 @@
 
 import contextlib
 import logging
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from tests import fakes, training
-from udon_jax import checkpointing, domains, errors, resuming, trainer
+from udon_jax import (
+  checkpointing,
+  domains,
+  errors,
+  reporting,
+  resuming,
+  trainer,
+)
 from udon_jax import run as runs
 from udon_jax.checkpointing import saved_state
 
@@ -156,6 +164,57 @@ def test_prototypes_of_other_data_are_new_unless_they_are_of_uned(
     tables(run, state)["teacher"]["met"],
     tables(run, run.init_state())["teacher"]["met"],
   )
+
+
+def test_classes_are_known_again_by_their_names(
+  old, tmp_path, monkeypatch, caplog
+):
+  """Of a domain that grew, lost a class, and is in another order."""
+  monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
+  caplog.set_level(logging.INFO, "udon_jax")
+  folder, before, theirs = old
+  named = tmp_path / "named"
+  shutil.copytree(folder, named)
+  reporting.write_class_names(named, {"met": list("abcdefg")})
+  names = list("xgayéfcb")  # of which two are new
+  monkeypatch.setitem(fakes.CLASS_NAMES, "met", names)
+  monkeypatch.setitem(fakes.NUM_CLASSES, "met", len(names))
+  monkeypatch.setattr(fakes.Source, "fingerprint", "other data")
+  run, state = start(named, tmp_path / "new", domains=("sop", "met"))
+  ours, untouched = tables(run, state), tables(run, run.init_state())
+  saved = tables(before, theirs)
+  for role in ("student", "teacher"):
+    for label, name in enumerate(names):
+      wanted = untouched[role]["met"][label]
+      if name in "abcdefg":
+        wanted = saved[role]["met"]["abcdefg".index(name)]
+      np.testing.assert_array_equal(ours[role]["met"][label, 0], wanted[0])
+      assert not ours[role]["met"][label, 1:].any()
+  assert "sop (new); met (5 of 8 classes, by their names)" in caplog.text
+
+
+def test_classes_of_other_names_are_new(old, tmp_path, monkeypatch):
+  """However many there are, and of whatever data."""
+  named = tmp_path / "named"
+  shutil.copytree(old[0], named)
+  reporting.write_class_names(named, {"met": list("abcdefg")})
+  monkeypatch.setitem(fakes.CLASS_NAMES, "met", list("ABCDEFG"))
+  run, state = start(named, tmp_path / "new", domains=("met", "sop"))
+  np.testing.assert_array_equal(
+    tables(run, state)["teacher"]["met"],
+    tables(run, run.init_state())["teacher"]["met"],
+  )
+
+
+def test_a_run_leaves_the_names_of_its_classes(tmp_path, monkeypatch):
+  names = ["größe 1", "", " b", "c\t", "d"]
+  monkeypatch.setitem(fakes.CLASS_NAMES, "cars", names)
+  config = fakes.changed(domains=("cars", "met"), num_train_steps=2)
+  trainer.train(
+    config, tmp_path, sources=fakes.sources(config), tasks=fakes.tasks(config)
+  )
+  assert reporting.read_class_names(tmp_path, "cars") == names
+  assert reporting.read_class_names(tmp_path, "met") is None
 
 
 def test_another_model_is_named(old, tmp_path):

@@ -1,6 +1,6 @@
 """The files of a run: written at once, and read again."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import io
 import json
 import math
@@ -19,6 +19,8 @@ ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 EXAMPLES_FILE = "examples.json"
+# With a line for each class of a domain, in the order of their labels.
+CLASSES_FOLDER = "classes"
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
@@ -52,6 +54,26 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def read_json(path: epath.PathLike) -> Any:
   """Returns what a JSON file holds."""
   return json.loads(epath.Path(path).read_text())
+
+
+def write_class_names(
+  workdir: epath.PathLike, names: Mapping[str, Sequence[str]]
+) -> None:
+  """Writes the names of classes, by domain, in the order of their labels."""
+  folder = epath.Path(workdir) / CLASSES_FOLDER
+  for domain, found in names.items():
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"{name}\n" for name in found)
+    write_atomically(folder / f"{domain}.txt", text)
+
+
+def read_class_names(workdir: epath.PathLike, domain: str) -> list[str] | None:
+  """Returns the names of a domain's classes, or None where nothing tells."""
+  try:
+    file = epath.Path(workdir) / CLASSES_FOLDER / f"{domain}.txt"
+    return file.read_text().split("\n")[:-1]
+  except (OSError, ValueError):
+    return None
 
 
 def make_folder(folder: epath.PathLike, *, key: str) -> epath.Path:

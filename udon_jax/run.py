@@ -4,7 +4,7 @@ From a config and the shapes of the data to the mesh, the compiled steps and the
 state that the run starts from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import logging
@@ -49,6 +49,7 @@ class Run:
     mesh: all devices.
     layout: of the class tables.
     meta: what checkpoints tell of themselves.
+    class_names: by label, of the domains that tell them.
     num_steps: of the run.
     frozen_steps: in which the backbone sits still.
     ungraded_steps: the first of these, in which its gradient is not computed.
@@ -67,6 +68,7 @@ class Run:
   mesh: Mesh
   layout: prototypes.Layout
   meta: checkpointing.Meta
+  class_names: Mapping[str, Sequence[str]]
   num_steps: int
   frozen_steps: int
   ungraded_steps: int
@@ -189,6 +191,7 @@ def set_up(
     mesh=mesh,
     layout=layout,
     meta=_meta(config, sources),
+    class_names={x.name: x.class_names for x in sources if x.class_names},
     num_steps=num_steps,
     frozen_steps=frozen_steps,
     ungraded_steps=semantics.num_ungraded(config, frozen_steps),

@@ -81,6 +81,10 @@ class TrainSource(Protocol):
   def fingerprint(self) -> str:
     """Hash of the training data: equal data continues a run, other cannot."""
 
+  @property
+  def class_names(self) -> Sequence[str] | None:
+    """Name of every class, by its label; None where nothing tells."""
+
   def open(self, position: int) -> Iterator[HostBatch]:
     """Yields batches number `position`, `position + 1`, ... without end.
 
@@ -96,6 +100,7 @@ class ToldSource:
   num_classes: int
   num_examples: int
   fingerprint: str = ""
+  class_names: Sequence[str] | None = None
 
   def open(self, position: int) -> Iterator[HostBatch]:
     """Never called: there are no images."""

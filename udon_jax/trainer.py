@@ -155,6 +155,7 @@ def _facts(
 
 def _describe(run: runs.Run, workdir: epath.Path) -> None:
   """Writes down what is run, and on what."""
+  reporting.write_class_names(workdir, run.class_names)
   reporting.write_json(workdir / reporting.CONFIG_FILE, run.meta.config)
   reporting.write_json(
     workdir / reporting.ENVIRONMENT_FILE,

@@ -6,11 +6,13 @@ can be added to what is trained, or left out. Step, moments, sampler and data
 start from the beginning; config.resume_from goes on with them instead.
 """
 
+from collections.abc import Mapping
 import contextlib
 import logging
 import os
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -18,6 +20,7 @@ from udon_jax import (
   build,
   checkpointing,
   domains,
+  reporting,
   structs,
   train_state,
   workdirs,
@@ -83,17 +86,38 @@ def load(run: runs.Run, state: State) -> State:
   moved = _moved(run.meta, meta)
   # Nothing tells the classes of other data; those of UnED are the benchmark's.
   foreign = moved - domains.UNED.keys()
+  named = _same_names(run, meta, workdir)
   state, kept = _put_prototypes(
-    run, state.replace(params=params), old, found, foreign=foreign
+    run, state.replace(params=params), old, found, foreign=foreign, named=named
   )
   _tell(
     run,
     f"step {step} of {workdir}",
     shared=shared,
     kept=kept,
-    moved=moved,
+    assumed=(moved & kept) - named.keys(),
+    named={name: len(to) for name, (to, _) in named.items()},
   )
   return state
+
+
+def _same_names(
+  run: runs.Run, meta: checkpointing.Meta, workdir: epath.PathLike
+) -> dict[str, tuple[list[int], list[int]]]:
+  """Returns labels here and there of the classes with the same names.
+
+  Domains whose classes have no names, here or there, are left out.
+  """
+  found = {}
+  for domain in meta.domains:
+    ours = run.class_names.get(domain["name"])
+    theirs = reporting.read_class_names(workdir, domain["name"])
+    if ours and theirs and len(theirs) == domain["num_classes"]:
+      there = {name: label for label, name in enumerate(theirs)}
+      to = [label for label, name in enumerate(ours) if name in there]
+      of = [there[ours[label]] for label in to]
+      found[domain["name"]] = to, of
+  return found
 
 
 def _old_run(run: runs.Run, meta: checkpointing.Meta) -> runs.Run:
@@ -124,11 +148,18 @@ def _put_rows(stacked: Any, found: Any, *, to: list[int], of: list[int]) -> Any:
 
 
 def _put_prototypes(
-  run: runs.Run, state: State, old: runs.Run, found: State, *, foreign: set[str]
+  run: runs.Run,
+  state: State,
+  old: runs.Run,
+  found: State,
+  *,
+  foreign: set[str],
+  named: Mapping[str, tuple[list[int], list[int]]],
 ) -> tuple[State, set[str]]:
-  """Returns a state with the prototypes of domains of as many classes.
+  """Returns a state with the prototypes of classes that both runs have.
 
-  Those of foreign domains stay new. Moments start anew, as all do.
+  These are known by their names, or else by their labels, if there are as many;
+  those of foreign domains stay new. Moments start anew, as all do.
 
   Returns:
     The state, and the domains that were kept.
@@ -141,13 +172,28 @@ def _put_prototypes(
   for role in _ROLES:
     for name, new in tables[role].items():
       rows = others[role].get(name)
-      if rows is None or rows.shape != new.shape or name in foreign:
+      if rows is None:
         continue
-      tables[role][name] = jax.jit(
-        lambda x: x.at[:, 1:].set(0.0), out_shardings=new.sharding
-      )(rows)
-      kept.add(name)
+      if name in named:
+        to, of = named[name]
+      elif rows.shape == new.shape and name not in foreign:
+        to = of = list(range(len(new)))
+      else:
+        continue
+      if to:
+        tables[role][name] = _put_classes(new, rows, to=to, of=of)
+        kept.add(name)
   return saved_state.to_state(saved, layout=run.layout, mesh=run.mesh), kept
+
+
+def _put_classes(
+  new: jax.Array, old: jax.Array, *, to: list[int], of: list[int]
+) -> jax.Array:
+  """Returns a class table some of whose prototypes come from another."""
+  return jax.jit(
+    lambda x, y, i, j: x.at[i].set(y[j].at[:, 1:].set(0.0)),
+    out_shardings=new.sharding,
+  )(new, old, np.array(to), np.array(of))
 
 
 def _moved(new: checkpointing.Meta, old: checkpointing.Meta) -> set[str]:
@@ -166,24 +212,26 @@ def _tell(
   *,
   shared: list[str],
   kept: set[str],
-  moved: set[str],
+  assumed: set[str],
+  named: Mapping[str, int],
 ) -> None:
   """Says what was read, and what starts anew."""
-  names = run.layout.names
-  parts = {
-    "": [name for name in names if name in kept and name not in moved],
-    " (other data of as many classes, taken to be the same)": [
-      name for name in names if name in kept and name in moved
-    ],
-    " (other classes or data: prototypes are new)": [
-      name for name in shared if name not in kept
-    ],
-    " (new)": [name for name in names if name not in shared],
-  }
+  groups: dict[str, list[str]] = {"": []}
+  counts = run.layout.num_classes
+  for name, count in zip(run.layout.names, counts, strict=True):
+    if name not in shared:
+      what = " (new)"
+    elif name not in kept:
+      what = " (other classes or data: prototypes are new)"
+    elif name in assumed:
+      what = " (other data of as many classes, taken to be the same)"
+    elif named.get(name, count) < count:
+      what = f" ({named[name]:,} of {count:,} classes, by their names)"
+    else:
+      what = ""
+    groups.setdefault(what, []).append(name)
   logger.info(
     "starting from the weights of %s; domains: %s",
     origin,
-    "; ".join(
-      f"{', '.join(found)}{what}" for what, found in parts.items() if found
-    ),
+    "; ".join(f"{', '.join(x)}{what}" for what, x in groups.items() if x),
   )

@@ -13,6 +13,7 @@ from udon_jax.data import (
   counts,
   fingerprints,
   info,
+  notes,
   pipeline,
   places,
   records,
@@ -287,6 +288,7 @@ def _train_source(
     batch_size=batch_size,
     seed=seed,
     options=options,
+    class_names=notes.names_of_labels(where, domain, num_classes=num_classes),
   )
 
 

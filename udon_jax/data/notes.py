@@ -143,6 +143,19 @@ def class_names(place: layout.Layout, domain: str) -> list[str] | None:
   return text.split("\n")[:-1]
 
 
+def names_of_labels(
+  place: layout.Layout, domain: str, *, num_classes: int
+) -> tuple[str, ...] | None:
+  """Returns the names of the classes that are trained on, by their labels.
+
+  None where nothing tells, or where lists were changed since it was told.
+  """
+  found = class_names(place, domain)
+  if found is None or len(found) < num_classes or edited(place, domain):
+    return None
+  return tuple(found[:num_classes])
+
+
 def spec_of(
   info_files: epath.Path, name: str, *, key: str
 ) -> domains.DomainSpec:

@@ -6,7 +6,7 @@ equals one opened at 0 and advanced k times, bit for bit.
 Shape legend: b images.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 import dataclasses
 import functools
 import logging
@@ -43,6 +43,7 @@ class TrainSource:
     batch_size: images of a global batch.
     seed: seed of order and augmentation.
     options: how to read.
+    class_names: of every class, by its label; None where nothing tells.
   """
 
   name: str
@@ -52,6 +53,7 @@ class TrainSource:
   batch_size: int
   seed: int
   options: streams.Options
+  class_names: Sequence[str] | None = None
 
   def __post_init__(self):
     check_batch_size("config.batch_size", self.batch_size, self.options)
