@@ -1,6 +1,7 @@
 """Where the data of each domain lies, and its protocols."""
 
 import dataclasses
+import functools
 import logging
 import shlex
 import shutil
@@ -148,6 +149,22 @@ def test_what_made_the_splits_is_kept_with_the_lists(root, tmp_path, by):
   )
   is_new = by == own_domains.BY_CLASS
   assert classes is (leaks.Classes.NEW if is_new else leaks.Classes.TRAINED)
+
+
+def test_names_of_labels_are_those_that_the_lists_were_made_with(
+  root, tmp_path
+):
+  shutil.copytree(root / "info_files", tmp_path / "info_files")
+  place = layout.Layout(
+    *map(epath.Path, (tmp_path, tmp_path / "tfds", tmp_path / "info_files"))
+  )
+  names = functools.partial(notes.names_of_labels, place, num_classes=3)
+  assert names("shoes") == ("a", "b", "c")
+  assert names("cars") is None
+  assert notes.names_of_labels(place, "shoes", num_classes=4) is None
+  file = place.info_file("shoes", "train")
+  file.write_text(file.read_text().replace("\n]", "\n ]"))  # by hand
+  assert names("shoes") is None
 
 
 def test_commands_of_messages_can_be_pasted(tmp_path):

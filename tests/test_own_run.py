@@ -114,6 +114,18 @@ def test_a_domain_can_be_added_later(folder, done):
   assert set(test) == {"bags", "gloves", "shoes", "mean"}
   separate = results["student"]["separate"]["test"]
   assert separate["gloves"]["recall@1"] == 1  # of two images of one class
+  assert "domains: bags, shoes; gloves (new)" in done["train one more"]
+
+
+def test_the_run_tells_what_its_labels_mean(folder, done):
+  assert done
+  place = layout.find(folder / "data")
+  for domain, count in (("shoes", 6), ("bags", 7)):
+    names = reporting.read_class_names(folder / "run", domain)
+    assert names == notes.class_names(place, domain)[:count]
+    for entry in own_data.lists(place, domain)["train"]:
+      assert names[entry["class_id"]] == entry["path"].partition("/")[0]
+  assert reporting.read_class_names(folder / "run", "cars") is None
 
 
 def test_the_config_of_the_run_describes_its_domains(folder, done):
