@@ -53,7 +53,7 @@ class Processes:
     self._files[i].seek(0)
     return self._files[i].read()
 
-  def wait(self, seconds=120):
+  def wait(self, seconds=300):
     """Returns the exit codes of all."""
     deadline = time.monotonic() + seconds
     return [
