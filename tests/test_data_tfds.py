@@ -263,6 +263,17 @@ def test_a_domain_of_ones_own(tmp_path):
   assert sizes == {"train": 5, "night": 3}
 
 
+def test_images_of_a_described_domain_are_where_they_were(tmp_path):
+  """Lists that `prepare` made tell of images that lie elsewhere."""
+  root, photos = tmp_path / "data", tmp_path / "photos"
+  data_files.add_split(root, "mine", "train", 4)
+  (root / "images").rename(photos)
+  (root / "info_files/mine/source.yaml").write_text(f"images: {photos}\n")
+  config = tfds.core.BuilderConfig(name="mine")
+  builder = build(root, tmp_path / "out", config=config)
+  assert builder.info.splits["train"].num_examples == 4
+
+
 def remove(path):
   def change(root):
     (root / path).unlink()
