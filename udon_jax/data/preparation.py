@@ -54,14 +54,16 @@ def prepare(
     if job is not None:
       todo.append((where, job))
   missing = [
-    f"{job.name}: {job.folder / path}"
+    (job, path)
     for _, job in todo
     for path, file in zip(job.images.paths, job.files, strict=True)
     if file is None
   ]
-  folders = ", ".join(sorted({str(job.folder) for _, job in todo}))
+  folders = ", ".join(sorted({str(job.folder) for job, _ in missing}))
   _fail_if_any(
-    missing, "missing", f"add them to {folders} or drop their entries"
+    [f"{job.name}: {job.folder / path}" for job, path in missing],
+    "missing",
+    f"add them to {folders} or drop their entries",
   )
   _check_room(place, todo)
   with contextlib.ExitStack() as locks:
