@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,8 @@ def test_command_line(original, root, tmp_path):
   built = answers["build"]
   assert built.code == 0, built.errors
   assert "met/1.0.0: train 20, val 3, small_index 9" in built.errors
+  for answer in (built, answers["domain"]):  # TFDS warns of what it makes
+    assert not re.search(r"^W\d{4} ", answer.errors, re.MULTILINE)
   assert answers["again"].code == 0
   for name, cause in {
     "check": "data_check=uned",
