@@ -131,8 +131,10 @@ def _check_room(
 def _num_there(place: layout.Layout, job: writer.Job) -> int:
   """Returns the bytes that a killed preparation left: kept, or making room."""
   folder = replacing.temporary_of(place.records(job.domain, job.split))
-  files = list(folder.iterdir()) if folder.is_dir() else []
-  return sum(file.stat().length for file in files)
+  try:
+    return sum(file.stat().length for file in folder.iterdir())
+  except FileNotFoundError:  # nothing, or another process writes it right now
+    return 0
 
 
 def _estimate(job: writer.Job) -> int:
