@@ -41,8 +41,8 @@ KINDS = {
   " drop them from one side, or number them apart",
   UNANSWERABLE: "queries without an image of their class in their index always"
   " count as misses; complete the index or drop them",
-  RECORDS: "a run would stop at them, or read them from start to end again; run"
-  " `python -m udon_jax.data.prepare`",
+  RECORDS: "a run would stop at them, or read them from start to end again;"
+  " delete files that are damaged, and run `python -m udon_jax.data.prepare`",
   DAMAGED: "their bytes are not those that were written; delete their folder"
   " and prepare the data again",
   OTHER: "what is stored is not what the info file lists; delete the folder and"
