@@ -223,6 +223,11 @@ def test_two_at_once_are_told(root, made):
     with pytest.raises(errors.UserError, match=r"another process.*tfds; wait"):
       prepare(root)
     assert not list(tfds.iterdir())
+    # What vanishes as the other process goes on.
+    (tfds / "cars/.train.tmp").mkdir(parents=True)
+    (root / "tfds/cars/.train.tmp/gone").symlink_to("nothing")
+    with pytest.raises(errors.UserError, match="another process"):
+      prepare(root)
   prepare(root)
   assert data_files.contents(root) == made[1]
 

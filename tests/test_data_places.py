@@ -120,6 +120,20 @@ def test_records_may_lie_elsewhere(root, tmp_path):
   assert find(tmp_path / "nowhere", "mine", own=own)[0].spec == found.spec
 
 
+def test_records_keep_their_protocols_unless_they_are_named(root):
+  """As lists that `prepare` made for another config tell them."""
+  own = {"shoes": own_data.describe(records=str(root))}
+  assert pairs(*find(None, "shoes", own=own)) == [
+    ("val", "train"),
+    ("test", "train"),
+  ]
+  own = {"shoes": own_data.describe(records=str(root), val=["val", "val"])}
+  assert pairs(*find(None, "shoes", own=own)) == [
+    ("val", "val"),
+    ("test", "train"),
+  ]
+
+
 def test_records_that_moved_are_found_in_the_data_directory(root, tmp_path):
   """As for `evaluate --data`, of a run whose config names the old folder."""
   own = {"mine": own_data.describe("mine", records=str(tmp_path / "old"))}

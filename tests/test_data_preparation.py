@@ -131,6 +131,15 @@ def test_missing_images_are_all_named(root, log):
   assert not (root / "tfds").exists()
 
 
+def test_only_folders_that_lack_images_are_named(root, tmp_path_factory):
+  elsewhere = tmp_path_factory.mktemp("elsewhere")
+  shutil.move(root / "images/mine", elsewhere / "mine")
+  (root / "info_files/mine/source.yaml").write_text(f"images: {elsewhere}\n")
+  (elsewhere / "mine/train/2.jpg").unlink()
+  with pytest.raises(errors.UserError, match=f"add them to {elsewhere} or"):
+    data_files.prepare(root)
+
+
 def test_paths_that_lead_to_no_image_are_named(root, log):
   data_files.write_info(root, "cars", "val", [{"path": "cars/train"} | CLASS_0])
   with pytest.raises(errors.UserError, match="1 images are unusable"):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -263,6 +264,17 @@ def test_a_domain_of_ones_own(tmp_path):
   assert sizes == {"train": 5, "night": 3}
 
 
+def test_images_of_a_described_domain_are_where_they_were(tmp_path):
+  """Lists that `prepare` made tell of images that lie elsewhere."""
+  root, photos = tmp_path / "data", tmp_path / "photos"
+  data_files.add_split(root, "mine", "train", 4)
+  (root / "images").rename(photos)
+  (root / "info_files/mine/source.yaml").write_text(f"images: {photos}\n")
+  config = tfds.core.BuilderConfig(name="mine")
+  builder = build(root, tmp_path / "out", config=config)
+  assert builder.info.splits["train"].num_examples == 4
+
+
 def remove(path):
   def change(root):
     (root / path).unlink()
@@ -380,6 +392,8 @@ def test_command_line(original, root, tmp_path):
   built = answers["build"]
   assert built.code == 0, built.errors
   assert "met/1.0.0: train 20, val 3, small_index 9" in built.errors
+  for answer in (built, answers["domain"]):  # TFDS warns of what it makes
+    assert not re.search(r"^W\d{4} ", answer.errors, re.MULTILINE)
   assert answers["again"].code == 0
   for name, cause in {
     "check": "data_check=uned",

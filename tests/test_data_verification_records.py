@@ -16,9 +16,7 @@ from udon_jax.data import (
   records,
   sidecars,
 )
-from udon_jax.data.verification import (
-  findings,
-)
+from udon_jax.data.verification import findings, report
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +225,23 @@ def test_flipped_bits_are_found(root):
   result = verification_data.verify(root, images=True)
   assert verification_data.counts(result.found) == {findings.DAMAGED: 1}
   assert "record 3" in verification_data.messages(result)[0]
+
+
+def test_the_cure_of_a_damaged_length_helps(root):
+  """Preparing again alone would find a file of the size that it had."""
+  (file,) = files_of(root, "cars", "test")
+  data = bytearray(pathlib.Path(file).read_bytes())
+  data[0] ^= 4
+  pathlib.Path(file).write_bytes(data)
+  result = verification_data.verify(root)
+  assert "delete files that are damaged, and run" in report.to_text(
+    result, max_shown=5
+  )
+  data_files.prepare(root)
+  assert verification_data.verify(root).found
+  pathlib.Path(file).unlink()
+  data_files.prepare(root)
+  assert verification_data.verify(root).found == []
 
 
 def test_images_that_no_decoder_reads_are_found(root):

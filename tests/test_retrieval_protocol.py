@@ -1,5 +1,6 @@
 """Protocols equal a plain loop over images; hits need the domain too."""
 
+import dataclasses
 import json
 import logging
 
@@ -17,7 +18,7 @@ METRICS = ("recall@1", "mmp@5", "map@r")
 def split(domain, name, labels):
   labels = np.asarray(labels, np.int64)
   labels = labels if labels.ndim == 2 else labels[:, None]
-  keys = [f"{domain}/{i}.jpg" for i in range(len(labels))]
+  keys = [f"{domain}/{name}/{i}.jpg" for i in range(len(labels))]
   return structs.ImageSplit(domain, name, keys, labels, open=lambda: iter(()))
 
 
@@ -95,6 +96,33 @@ def test_duplicates_of_a_query_are_found():
   assert results["separate"] == results["merged"]
 
 
+def test_an_image_of_both_splits_does_not_find_itself():
+  """As rows of a table whose role is `both`; others are before and after it."""
+  query = split("b", "test", [0, 1, 1])
+  rows = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+  more = np.array([[0.8, 0.6], [0.28, 0.96]], np.float32)
+  index = split("b", "test_index", [1, 0, 1, 1, 0])
+  keys = [index.keys[0], *query.keys, index.keys[-1]]
+  index = dataclasses.replace(index, keys=keys)
+  embeddings = {
+    ("b", "test"): rows,
+    ("b", "test_index"): np.concatenate([more[:1], rows, more[1:]]),
+    ("a", "test"): rows[:2],
+  }
+  first = structs.RetrievalTask("a", *[split("a", "test", [0, 0])] * 2)
+  results = protocol.evaluate(
+    [first, structs.RetrievalTask("b", query, index)],
+    embeddings,
+    metrics=("recall@1",),
+    per_query=True,
+  )
+  found = results["per_query"]
+  assert found["separate"][1].neighbours[:, 0].tolist() == [0, 4, 0]
+  assert found["separate"][1].num_positives.tolist() == [1, 2, 2]
+  # After the two rows of "a", one of which equals each of two queries.
+  assert found["merged"][1].neighbours[:, 0].tolist() == [0, 1, 2]
+
+
 def test_queries_alone_in_their_class_are_told_of_once(caplog, monkeypatch):
   monkeypatch.setattr(logging.getLogger("udon_jax"), "propagate", True)
   query = split("z", "test", [[0, 1], [7, -1], [1, 8], [9, -1]])
@@ -106,7 +134,7 @@ def test_queries_alone_in_their_class_are_told_of_once(caplog, monkeypatch):
     results = protocol.evaluate([task], embeddings, metrics=("recall@1",))
   assert results["separate"]["z"] == {"recall@1": 0.25}
   (message,) = [r.getMessage() for r in caplog.records]
-  for words in ("info_files/z/test.json", "2 of 4", "index.json", "z/1.jpg"):
+  for words in ("info_files/z/test.json", "2 of 4", "index.json", "z/test/1."):
     assert words in message
 
 
@@ -135,19 +163,19 @@ def test_records_of_queries(tmp_path):
   protocol.write_per_query(file, results["per_query"]["merged"])
   rows = [json.loads(line) for line in file.read_text().splitlines()]
   assert [(row["domain"], row["key"]) for row in rows] == [
-    ("a", "a/0.jpg"),
-    ("a", "a/1.jpg"),
-    ("b", "b/0.jpg"),
-    ("b", "b/1.jpg"),
+    ("a", "a/test/0.jpg"),
+    ("a", "a/test/1.jpg"),
+    ("b", "b/test/0.jpg"),
+    ("b", "b/test/1.jpg"),
   ]
   assert rows[2] == {
     "domain": "b",
-    "key": "b/0.jpg",
+    "key": "b/test/0.jpg",
     "num_positives": 1,
     "metrics": {"recall@1": 0.0, "recall@2": 0.0},
     "neighbours": [
-      {"domain": "a", "key": "a/0.jpg", "score": 1.0, "hit": False},
-      {"domain": "a", "key": "a/1.jpg", "score": 0.0, "hit": False},
+      {"domain": "a", "key": "a/test/0.jpg", "score": 1.0, "hit": False},
+      {"domain": "a", "key": "a/test/1.jpg", "score": 0.0, "hit": False},
     ],
   }
   assert list(tmp_path.iterdir()) == [file]

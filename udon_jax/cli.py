@@ -112,14 +112,18 @@ def _set_up_logging() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-  """Whether Orbax says something that nobody else does.
+  """Whether a library says something that is for the user, and not said yet.
 
-  It notes saves without a validation and what follows from reading only, and
-  its threads show errors that it raises as well.
+  Orbax notes saves without a validation and what follows from reading only, and
+  its threads show errors that it raises as well. TensorFlow Datasets warns of
+  itself, and of folders that it is about to fill.
   """
+  message = record.getMessage()
+  if "tensorflow_datasets" in record.pathname:
+    known = ("is deprecated", "custom data config", "has no dataset_info.json")
+    return not any(words in message for words in known)
   if "orbax" not in record.pathname:
     return True
-  message = record.getMessage()
   known = ("Requested `tracked_metric`", "read_only=True", "is read only")
   return not record.exc_info and not any(words in message for words in known)
 

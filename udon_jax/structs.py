@@ -130,7 +130,7 @@ class ImageSplit:
 class RetrievalTask:
   """Queries of a domain and the index that they search.
 
-  Where both are the same split, a query is excluded from its own neighbours.
+  Where both hold an image, it is excluded from its own neighbours.
   """
 
   domain: str

@@ -115,7 +115,15 @@ def _own(own: own_domains.OwnDomain, base) -> Place:
       f"config.own.{own.name}: {place.info_files / own.name} holds no"
       " <split>.json; add the lists of its images"
     )
-  return Place(own.spec(splits), place)
+  spec = own.spec(splits)
+  if own.records is not None:  # which keep the protocols that they came with
+    kept = notes.spec_of(place.info_files, own.name, key="config.own")
+    spec = dataclasses.replace(
+      spec,
+      val=spec.val if own.val else kept.val,
+      test=spec.test if own.test else kept.test,
+    )
+  return Place(spec, place)
 
 
 def _of_records(own: own_domains.OwnDomain, base) -> layout.Layout:

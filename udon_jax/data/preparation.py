@@ -54,14 +54,16 @@ def prepare(
     if job is not None:
       todo.append((where, job))
   missing = [
-    f"{job.name}: {job.folder / path}"
+    (job, path)
     for _, job in todo
     for path, file in zip(job.images.paths, job.files, strict=True)
     if file is None
   ]
-  folders = ", ".join(sorted({str(job.folder) for _, job in todo}))
+  folders = ", ".join(sorted({str(job.folder) for job, _ in missing}))
   _fail_if_any(
-    missing, "missing", f"add them to {folders} or drop their entries"
+    [f"{job.name}: {job.folder / path}" for job, path in missing],
+    "missing",
+    f"add them to {folders} or drop their entries",
   )
   _check_room(place, todo)
   with contextlib.ExitStack() as locks:
@@ -129,8 +131,10 @@ def _check_room(
 def _num_there(place: layout.Layout, job: writer.Job) -> int:
   """Returns the bytes that a killed preparation left: kept, or making room."""
   folder = replacing.temporary_of(place.records(job.domain, job.split))
-  files = list(folder.iterdir()) if folder.is_dir() else []
-  return sum(file.stat().length for file in files)
+  try:
+    return sum(file.stat().length for file in folder.iterdir())
+  except FileNotFoundError:  # nothing, or another process writes it right now
+    return 0
 
 
 def _estimate(job: writer.Job) -> int:

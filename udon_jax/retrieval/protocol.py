@@ -45,8 +45,8 @@ def evaluate(
 
   Separate: a domain's queries search its own index. Merged: they search the
   indexes of all domains, in the order of the tasks. A hit has a label of the
-  query and its domain. Where the searched index holds the query's own split,
-  the query is excluded from its neighbours and its positives.
+  query and its domain. Where the index of its domain holds the query itself,
+  the image is excluded from its neighbours and its positives.
 
   Args:
     tasks: queries and index of every domain.
@@ -140,9 +140,8 @@ def check_positives(tasks: Sequence[structs.RetrievalTask]) -> None:
   """
   for task in tasks:
     query, index = task.query, task.index
-    exclude = np.arange(len(query.labels)) if index.name == query.name else None
     positives = metrics_lib.num_positives(
-      query.labels, index.labels, exclude=exclude
+      query.labels, index.labels, exclude=_own_rows(task)
     )
     alone = np.flatnonzero(positives == 0)
     files = f"info_files/{task.domain}/{query.name}.json"
@@ -158,6 +157,21 @@ def check_positives(tasks: Sequence[structs.RetrievalTask]) -> None:
         f"no other image of {index.name}.json has, the first is "
         f"{query.keys[alone[0]]}; they count as misses"
       )
+
+
+def _own_rows(task: structs.RetrievalTask) -> Int[np.ndarray, "q"]:
+  """Returns the index row of each query's own image, -1 where it is not there.
+
+  Splits that share images are those of a table's role `both`.
+  """
+  query, index = task.query, task.index
+  if index.name == query.name:
+    return np.arange(len(query.keys))
+  rows = dict.fromkeys(query.keys, -1)
+  for row, key in enumerate(index.keys):
+    if key in rows:
+      rows[key] = row
+  return np.array([rows[key] for key in query.keys], np.int64)
 
 
 @functools.cache
@@ -248,11 +262,9 @@ def _search_group(
 
 def _queries(task, query_labels, index_labels, *, starts, metrics) -> _Queries:
   """Returns the queries of a task and how deep they must search."""
-  num_queries = len(query_labels)
-  exclude = np.full(num_queries, -1, np.int64)
-  own = (task.domain, task.query.name)
-  if own in starts:
-    exclude = starts[own] + np.arange(num_queries)
+  rows = _own_rows(task)
+  start = starts[task.domain, task.index.name]
+  exclude = np.where(rows < 0, -1, start + rows)
   positives = metrics_lib.num_positives(
     query_labels, index_labels, exclude=exclude
   )

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from udon_jax import domains, errors
-from udon_jax.data import counts, info, layout
+from udon_jax.data import counts, info, layout, notes
 from udon_jax.data.uned import rows
 
 _HOMEPAGE = "https://cmp.felk.cvut.cz/univ_emb/"
@@ -153,7 +153,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     Raises:
       UserError: lists or images are missing, or counts are not UnED's.
     """
-    place = layout.find(dl_manager.manual_dir, key="manual_dir")
+    place = notes.with_images(
+      layout.find(dl_manager.manual_dir, key="manual_dir"), self._domain
+    )
     names = _splits(place, self._domain)
     found = {
       split: info.read_info(place.info_file(self._domain, split), split=split)

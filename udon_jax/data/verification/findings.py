@@ -35,14 +35,14 @@ KINDS = {
   REPEATED: "a split lists an image again, in the same class; drop the entry",
   CONFLICT: "one image in different classes; decide on one, or drop both",
   LEAK: "what is tested was trained on, or chosen by; drop it from one side",
-  OWN_INDEX: "a query's own image is in the index it searches, and is its"
-  " nearest neighbour; drop it from the index",
+  OWN_INDEX: "a query's own image is in the index it searches under another"
+  " name, and is its nearest neighbour; drop it from the index",
   SHARED: "classes of evaluation that are trained, though they must be new;"
   " drop them from one side, or number them apart",
   UNANSWERABLE: "queries without an image of their class in their index always"
   " count as misses; complete the index or drop them",
-  RECORDS: "a run would stop at them, or read them from start to end again; run"
-  " `python -m udon_jax.data.prepare`",
+  RECORDS: "a run would stop at them, or read them from start to end again;"
+  " delete files that are damaged, and run `python -m udon_jax.data.prepare`",
   DAMAGED: "their bytes are not those that were written; delete their folder"
   " and prepare the data again",
   OTHER: "what is stored is not what the info file lists; delete the folder and"
@@ -55,6 +55,8 @@ KINDS = {
 NOTES = {
   LEAK: "index images that are trained too; fine where training images are what"
   " is searched for",
+  OWN_INDEX: "queries that are in the index they search, as by the role `both`"
+  " of a table; evaluation leaves each out of its own results",
   SHARED: "classes of evaluation with the number of a training class; fine if"
   " each split numbers its own",
 }

@@ -4,8 +4,8 @@ The rule, for one domain:
 
 - a query must not be a training image, nor a query of the test one of the
   validation, which chooses the checkpoint;
-- a query must not be in its index, where that is another split: only where
-  they are the same split, a query is left out of its neighbours;
+- a query is left out of its neighbours by its path, so that one that is also in
+  its index, another split, is only noted; under another name it must not be;
 - where evaluation is on classes that training has not seen (`Classes.NEW`), no
   class of an evaluation split is a training class, so that no image of an
   index is a training image either. Where training classes are searched
@@ -173,7 +173,8 @@ def check(
   for pair in pairs(spec, classes):
     if pair.one in splits and pair.other in splits:
       one, other = by_path(splits[pair.one]), by_path(splits[pair.other])
-      found += shared(pair.kind, one, other, is_note=pair.is_note)
+      is_note = pair.is_note or pair.kind == findings.OWN_INDEX
+      found += shared(pair.kind, one, other, is_note=is_note)
   return [*found, *_shared_classes(splits, classes)]
 
 
