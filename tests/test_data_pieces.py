@@ -218,17 +218,18 @@ def test_damage_among_joined_pieces_costs_what_follows(
 
 
 def test_two_at_once_are_told(root, made):
-  tfds = layout.epath.Path(root / "tfds")
-  with replacing.alone(tfds):
-    with pytest.raises(errors.UserError, match=r"another process.*tfds; wait"):
+  folder = layout.epath.Path(root / "tfds/cars")
+  with replacing.alone(folder.parent / "met"), replacing.alone(folder):
+    with pytest.raises(errors.UserError, match=r"another process.*cars; wait"):
       prepare(root)
-    assert not list(tfds.iterdir())
+    assert not list(folder.iterdir())
     # What vanishes as the other process goes on.
-    (tfds / "cars/.train.tmp").mkdir(parents=True)
+    (folder / ".train.tmp").mkdir(parents=True)
     (root / "tfds/cars/.train.tmp/gone").symlink_to("nothing")
     with pytest.raises(errors.UserError, match="another process"):
       prepare(root)
-  prepare(root)
+  with replacing.alone(folder.parent / "met"):  # which is not prepared here
+    prepare(root)
   assert data_files.contents(root) == made[1]
 
 

@@ -165,6 +165,25 @@ def test_what_made_the_splits_is_kept_with_the_lists(root, tmp_path, by):
   assert classes is (leaks.Classes.NEW if is_new else leaks.Classes.TRAINED)
 
 
+@pytest.mark.parametrize("index", [0, 0.5])
+def test_images_that_are_searched_are_not_made_small(root, tmp_path, index):
+  """Training resizes to a square; what is searched keeps its aspect."""
+  own = own_data.describe(
+    folder=str(root / "source"), splits=BY_IMAGE | {"index": index}
+  )
+  prepare = functools.partial(
+    data_files.prepare, tmp_path, domain_names=["shoes"], own={"shoes": own}
+  )
+  if index:
+    prepare(store="jpeg64")
+    assert (tmp_path / "tfds/shoes/val_index").exists()
+    return
+  with pytest.raises(errors.UserError, match=r"--store=jpeg64 .*shoes/train"):
+    prepare(store="jpeg64")
+  assert not (tmp_path / "tfds").exists()
+  prepare(store="original")
+
+
 def test_names_of_labels_are_those_that_the_lists_were_made_with(
   root, tmp_path
 ):

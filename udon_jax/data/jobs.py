@@ -116,6 +116,8 @@ def make(
       _LOGGER.info("%s: done before, %d images", name, known.num_examples)
       return None
     _LOGGER.info("%s: %s; preparing it again", name, reason)
+  if split == domains.TRAIN_SPLIT and store.format is not None:
+    _check_not_searched(place, domain, store)
   images = info.read_info(info_file, split=split)
   _warn_of_repeats(info_file, images.paths)
   found = known is None and folder.exists()
@@ -129,6 +131,20 @@ def make(
   return writer.Job(
     domain, split, images, fingerprint, place.images, files, store
   )
+
+
+def _check_not_searched(
+  place: layout.Layout, domain: str, store: stores.Store
+) -> None:
+  """Raises where training images, made small for training, are searched too."""
+  spec = notes.spec_of(place.info_files, domain, key="--domains")
+  if domains.TRAIN_SPLIT in (spec.val.index, spec.test.index):
+    raise errors.UserError(
+      f"--store={store.name} resizes the images of {domain}/train for training,"
+      " but evaluation searches them too, in another size; prepare the domain"
+      " with --store=original, or give its evaluation an index of its own"
+      ' (config.own: splits = {"index": 0.5, ...})'
+    )
 
 
 def _warn_of_repeats(file: epath.Path, paths: Sequence[str]) -> None:

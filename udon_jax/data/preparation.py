@@ -67,7 +67,8 @@ def prepare(
   )
   _check_room(place, todo)
   with contextlib.ExitStack() as locks:
-    for folder in sorted({where.tfds for where, _ in todo}):
+    # Others may prepare other domains at the same time.
+    for folder in sorted({where.tfds / job.domain for where, job in todo}):
       locks.enter_context(replacing.alone(folder))
     problems = _write_all(todo, options)
   _fail_if_any(
