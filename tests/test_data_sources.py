@@ -1,6 +1,7 @@
 """What folders, tables and built data sets list."""
 
 import io
+import itertools
 import json
 import logging
 import os
@@ -236,27 +237,47 @@ BAD_ROWS = {
   "no path": ({"path": ""}, "path='' is no path"),
   "no class": ({"label": ""}, "label='' is no class"),
   "blank class": ({"label": " "}, "label=' ' is no class"),
-  "no list": ({"label": "[a"}, "label='[a' is no JSON list"),
-  "deep": ({"label": "[" * 99_999}, "is no JSON list"),
-  "empty list": ({"label": "[]"}, "label=[] is no class"),
-  "list of lists": ({"label": "[[1]]"}, "is no class"),
-  "list of nothing": ({"label": "[null]"}, "is no class"),
   "unknown role": ({"role": "gallery"}, "role='gallery' must be one of query"),
   "role alone": ({"split": "", "role": "query"}, "without a split"),
   "no split": ({"split": "", "role": ""}, "split is empty, but not in all"),
 }
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-@pytest.mark.parametrize("case", BAD_ROWS)
+# Where cells are text, and lists JSON.
+BAD_CELLS = {
+  "no list": ({"label": "[a"}, "label='[a' is no JSON list"),
+  "deep": ({"label": "[" * 99_999}, "is no JSON list"),
+  "empty list": ({"label": "[]"}, "label=[] is no class"),
+  "list of lists": ({"label": "[[1]]"}, "is no class"),
+  "list of nothing": ({"label": "[null]"}, "is no class"),
+}
+
+
+@pytest.mark.parametrize(
+  ("case", "suffix"),
+  [
+    *itertools.product(BAD_ROWS, (".csv", ".tsv", ".jsonl")),
+    *itertools.product(BAD_CELLS, (".csv", ".tsv")),
+  ],
+)
 def test_a_bad_row_is_named_with_its_number(tmp_path, case, suffix):
-  changes, words = BAD_ROWS[case]
+  changes, words = (BAD_ROWS | BAD_CELLS)[case]
   rows = [ROWS[0], ROWS[2], ROWS[3] | changes, ROWS[0]]
   with pytest.raises(errors.UserError, match=re.escape(words)) as found:
     read_table(tmp_path / f"x{suffix}", rows)
   message = str(found.value)
   assert message.startswith(f"{tmp_path}/x{suffix}: row 3: ")
   assert "\n" not in message
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_name_may_begin_with_a_bracket_where_lists_are_lists(
+  tmp_path, suffix
+):
+  names = ["[A] x", '["a"]', "[1"]
+  rows = [{"path": "x.jpg", "label": name} for name in names]
+  found = read_table(tmp_path / f"x{suffix}", rows)
+  assert found.labels == [(name,) for name in names]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

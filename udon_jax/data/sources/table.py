@@ -18,6 +18,7 @@ from udon_jax import domains, errors, own_domains
 from udon_jax.data.sources import listing
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_OF_TEXT = (".csv", ".tsv")
 _ROLES = ("query", "index", "both")
 
 
@@ -38,6 +39,7 @@ def read(own: own_domains.OwnDomain, *, key: str) -> listing.Listing:
     raise errors.UserError(
       f"{key}.images={own.images} is no folder; correct the path"
     )
+  is_text = file.suffix.lower() in _OF_TEXT
   paths, labels, splits, rows = [], [], [], []
   for number, row in _rows(file, key=f"{key}.table"):
     where = f"{file}: row {number}"
@@ -49,7 +51,11 @@ def read(own: own_domains.OwnDomain, *, key: str) -> listing.Listing:
       )
     paths.append(_below(path, folder))
     labels.append(
-      _labels(row[own.label_column], where=f"{where}: {own.label_column}")
+      _labels(
+        row[own.label_column],
+        where=f"{where}: {own.label_column}",
+        is_text=is_text,
+      )
     )
     splits.append(_splits(row, own, where=where))
     rows.append(where)
@@ -166,9 +172,15 @@ def _require(row, own, *, where, key):
       )
 
 
-def _labels(value: Any, *, where: str) -> tuple[str, ...]:
-  """Returns the classes of a cell."""
-  if isinstance(value, str) and value.lstrip().startswith("["):
+def _labels(value: Any, *, where: str, is_text: bool) -> tuple[str, ...]:
+  """Returns the classes of a cell.
+
+  Args:
+    value: the cell.
+    where: it stands, for messages.
+    is_text: whether all cells are text, and lists therefore JSON.
+  """
+  if is_text and value is not None and value.lstrip().startswith("["):
     try:
       value = json.loads(value)
     except (ValueError, RecursionError):
