@@ -10,7 +10,6 @@ Preparation reads files, checks them, and writes records with checksums.
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-import os
 import pathlib
 import shutil
 import statistics
@@ -21,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import common, images
-from udon_jax import cli
+from udon_jax import cli, cpus
 from udon_jax.data import formats, jobs, layout, preparation, stores, storing
 
 _HARDWARE = flags.DEFINE_string("hardware", "cpu2", "Named in the result file.")
@@ -52,7 +51,7 @@ def run(store: str) -> Iterator[dict[str, Any]]:
       else:
         storing.encode(data, how, split="train")
 
-    cores = os.cpu_count() or 1
+    cores = cpus.count()
     single, together, prepared = [], [], []
     one(photos[0])
     pool = futures.ThreadPoolExecutor(cores)

@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from udon_jax import cpus
+
 RESULTS = pathlib.Path(__file__).parent / "results"
 _ENVIRONMENT = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "XLA_FLAGS")
 
@@ -69,7 +71,7 @@ def header(*packages: str) -> dict[str, Any]:
     "command": " ".join([*settings, shlex.join(command)]),
     "commit": commit + (" (with local changes)" if changed else ""),
     "date": datetime.date.today().isoformat(),
-    "hardware": f"{_processor()}, {os.cpu_count()} cores",
+    "hardware": f"{_processor()}, {cpus.count()} cores",
     "load_at_start": round(os.getloadavg()[0], 1),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in packages},

@@ -23,6 +23,7 @@ PACKAGE = "udon_jax"
 LEVELS = (
   {
     "caches",
+    "cpus",
     "disk",
     "errors",
     "structs",

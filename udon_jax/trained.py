@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -18,6 +17,7 @@ from udon_jax import (
   build,
   checkpointing,
   checks,
+  cpus,
   default_config,
   domains,
   errors,
@@ -168,7 +168,7 @@ def load_data(
 
 def num_threads(config: ml_collections.ConfigDict) -> int:
   """Returns the threads that read images."""
-  return config.data.num_threads or os.cpu_count() or 1
+  return config.data.num_threads or cpus.count()
 
 
 def reading(config: ml_collections.ConfigDict) -> "stream.Options":

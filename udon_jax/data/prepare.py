@@ -13,7 +13,6 @@ alone. Image files are stored unchanged, or resized once: `--store`.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import os
 
 from absl import flags
 from etils import epath
@@ -24,6 +23,7 @@ from udon_jax import (
   build,
   checks,
   cli,
+  cpus,
   errors,
   own_domains,
   reporting,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
   config = _read_config()
   options = jobs.Options(
     num_shards=_NUM_SHARDS.value,
-    num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
+    num_workers=_NUM_WORKERS.value or cpus.count(),
     seed=_SEED.value,
     store=_STORE.value,
     exif=_honours_exif(config),

@@ -9,7 +9,6 @@ was, 2 for bad usage. Without --images, no image is read.
 
 from collections.abc import Iterator, Mapping, Sequence
 import functools
-import os
 
 from absl import flags
 from etils import epath
@@ -19,6 +18,7 @@ from udon_jax import (
   build,
   checks,
   cli,
+  cpus,
   domains,
   errors,
   own_domains,
@@ -76,7 +76,7 @@ def main(_: Sequence[str]) -> int:
     ),
     uned=_UNED.value,
     images=_IMAGES.value,
-    num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
+    num_workers=_NUM_WORKERS.value or cpus.count(),
   )
   print(report.to_text(result, max_shown=_MAX_SHOWN.value))  # noqa: T201
   if output:

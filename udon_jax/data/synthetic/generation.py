@@ -13,7 +13,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from udon_jax import domains, errors
+from udon_jax import cpus, domains, errors
 from udon_jax.data.synthetic import layout, photo
 
 VERSION = 1  # of the drawings: raise it when any file of a set changes
@@ -131,7 +131,7 @@ def _render_all(output, splits, *, seed, num_workers):
   """Renders every image that is not there yet."""
   jobs = list(_missing(output, splits))
   chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-  workers = min(num_workers or os.cpu_count() or 1, max(len(chunks), 1))
+  workers = min(num_workers or cpus.count(), max(len(chunks), 1))
   work = functools.partial(_render_chunk, str(output), seed)
   _LOG.info("drawing %d images with %d processes", len(jobs), workers)
   if workers == 1:
