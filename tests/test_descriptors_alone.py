@@ -63,7 +63,9 @@ def write_large(folder):
     for split, number in (("test", 3), ("index", size)):
       file = folder / f"{name}_info" / "gldv2" / f"{split}.json"
       file.parent.mkdir(parents=True, exist_ok=True)
-      entries = [{"path": f"{i}", "class_id": i % 7} for i in range(number)]
+      entries = [
+        {"path": f"{split}/{i}", "class_id": i % 7} for i in range(number)
+      ]
       file.write_text(json.dumps(entries))
   for name in ("small", "big"):
     (folder / name / "gldv2").mkdir(parents=True)

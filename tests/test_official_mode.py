@@ -66,6 +66,7 @@ class Shape:
   num_classes: int
   num_examples: int = 64
   fingerprint: str = ""
+  class_names: None = None
 
 
 def set_up(num_devices=1, **changes):

@@ -134,7 +134,10 @@ def _num_there(place: layout.Layout, job: writer.Job) -> int:
   folder = replacing.temporary_of(place.records(job.domain, job.split))
   try:
     return sum(file.stat().length for file in folder.iterdir())
-  except FileNotFoundError:  # nothing, or another process writes it right now
+  except (
+    FileNotFoundError,
+    NotADirectoryError,
+  ):  # nothing, or another process writes it right now
     return 0
 
 
