@@ -85,7 +85,7 @@ def test_what_the_lists_were_made_from_is_kept(root, source):
     "val": ["val", "train"],
     "test": ["test", "train"],
   }
-  notes.check(own, place)
+  notes.check(own, place, info_files_key="--info_files")
   spec = notes.spec_of(place.info_files, "shoes", key="")
   assert spec == own.spec(notes.splits_of(place.info_files, "shoes"))
 
@@ -216,7 +216,9 @@ def test_a_changed_description_is_refused_by_its_key(root, source, key):
   place = own_data.data_dir(root)
   words = f"{KEY}.{key}" if key != "label_column" else f"{KEY}.source"
   with pytest.raises(errors.UserError, match=re.escape(words)) as found:
-    notes.check(own_data.describe(**CHANGES[key]), place)
+    notes.check(
+      own_data.describe(**CHANGES[key]), place, info_files_key="--info_files"
+    )
   assert "prepare` with the same --config" in str(found.value)
 
 
@@ -233,7 +235,7 @@ def test_a_damaged_note_is_as_none(root, source, text):
   else:
     file.write_text(text)
   with pytest.raises(errors.UserError, match="yaml is missing or dam"):
-    notes.check(own, place)
+    notes.check(own, place, info_files_key="--info_files")
   assert notes.with_images(place, "shoes") == place
   spec = notes.spec_of(place.info_files, "shoes", key="")
   assert spec == domains.from_splits("shoes", {"train", "val", "test"})

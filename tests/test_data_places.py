@@ -81,8 +81,15 @@ def test_records_elsewhere_go_with_the_lists_that_are_named(root, tmp_path):
   output = tmp_path / "elsewhere/records"
   shutil.copytree(root / "tfds", output)
   own = describe(root)
-  with pytest.raises(errors.UserError, match=r"by config\.info_files_dir"):
-    places.find(output, domains=["shoes"], own=own, info_files=None)
+  for key in ("--info_files", "config.info_files_dir"):
+    with pytest.raises(errors.UserError, match=f"lies elsewhere, by {key}$"):
+      places.find(
+        output,
+        domains=["shoes"],
+        own=own,
+        info_files=None,
+        info_files_key=key,
+      )
   (found,) = places.find(
     output, domains=["shoes"], own=own, info_files=root / "info_files"
   )

@@ -72,10 +72,17 @@ def _origin(own: own_domains.OwnDomain) -> str:
   return value if is_name else os.path.realpath(os.path.expanduser(value))
 
 
-def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
+def check(
+  own: own_domains.OwnDomain, place: layout.Layout, *, info_files_key: str
+) -> None:
   """Raises a UserError unless a domain's lists are of its description.
 
   Another place alone is only told: the data may have moved.
+
+  Args:
+    own: the description.
+    place: where the lists are looked for.
+    info_files_key: what names the folder of lists that lie elsewhere.
   """
   file = place.info_files / own.name / SOURCE_FILE
   again = "run `python -m udon_jax.data.prepare` with the same --config"
@@ -85,7 +92,7 @@ def check(own: own_domains.OwnDomain, place: layout.Layout) -> None:
     raise errors.UserError(
       f"{file} is missing or damaged, so that config.own.{own.name} was not"
       f" prepared; {again}, or name the folder of its lists, if it lies"
-      " elsewhere, by config.info_files_dir"
+      f" elsewhere, by {info_files_key}"
     )
   wanted = json.loads(json.dumps(own.essence()))
   # Keys that came after it was prepared had their default there.

@@ -69,7 +69,7 @@ def find(
   found = [
     Place(domain, base())
     if isinstance(domain, domain_table.DomainSpec)
-    else _own(own[domain], base)
+    else _own(own[domain], base, info_files_key=info_files_key)
     if domain in own
     else Place(_known(base(), domain), notes.with_images(base(), domain))
     for domain in domains
@@ -101,13 +101,13 @@ def _made(place: layout.Layout, name: str) -> layout.Layout:
   return place if is_elsewhere else own
 
 
-def _own(own: own_domains.OwnDomain, base) -> Place:
+def _own(own: own_domains.OwnDomain, base, *, info_files_key: str) -> Place:
   """Returns the place of a described domain."""
   if own.records is not None:
     place = _of_records(own, base)
   else:
     place = _made(base(), own.name)
-    notes.check(own, place)
+    notes.check(own, place, info_files_key=info_files_key)
     place = notes.with_images(place, own.name)
   splits = notes.splits_of(place.info_files, own.name)
   if not splits:
