@@ -26,6 +26,7 @@ LEVELS = (
     "cpus",
     "disk",
     "errors",
+    "locks",
     "structs",
     "domains",
     "own_domains",

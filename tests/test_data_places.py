@@ -166,7 +166,7 @@ def test_what_made_the_splits_is_kept_with_the_lists(root, tmp_path, by):
   assert notes.splits_by(tmp_path / "info_files", "shoes") == by
   # Lists alone are enough to know which classes may be shared.
   classes = verify._class_rule(
-    dict(verify._made(find(tmp_path, "shoes"), {})), own.spec(frozenset(SPLITS))
+    verify._made(find(tmp_path, "shoes"), {}), own.spec(frozenset(SPLITS))
   )
   is_new = by == own_domains.BY_CLASS
   assert classes is (leaks.Classes.NEW if is_new else leaks.Classes.TRAINED)

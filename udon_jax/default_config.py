@@ -122,8 +122,8 @@ def _data():
   c.on_bad_example = RAISE
   # ... unless more than this share of a domain's images is bad (one may be).
   c.max_bad_share = 0.001
-  # Threads that decode each domain's images; 0 takes as many
-  # as there are processors for this process.
+  # Threads that decode each domain's images; 0 takes one for each processor
+  # that this process may use.
   c.num_threads = 0
   # Batches made ahead, for each domain.
   c.prefetch = 2

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import fcntl
 import logging
 import os
 import pathlib
@@ -10,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from udon_jax import build, default_config, errors, reporting
+from udon_jax import build, default_config, errors, locks, reporting
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +72,12 @@ def lock(workdir: epath.PathLike, *, name: str | None = None) -> Iterator[None]:
     yield
     return
   with (pathlib.Path(workdir) / LOCK_FILE).open("a+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not locks.take(file.fileno(), name=workdir):
       file.seek(0)
       raise errors.UserError(
         f"{name or f'--workdir={workdir}'} is used by process "
         f"{file.read().strip()}; wait for it, stop it, or choose another folder"
-      ) from error
-    except OSError as error:  # some file systems have no locks
-      logger.warning("%s cannot be locked (%s)", workdir, error)
+      )
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

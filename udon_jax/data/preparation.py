@@ -92,7 +92,8 @@ def _write_all(
     futures.ThreadPoolExecutor(options.num_workers) as pool,
   ):
     for where, job in todo:
-      bar.set_description(job.name)
+      # Refreshed at once, a log would get a line for every split.
+      bar.set_description(job.name, refresh=sys.stderr.isatty())
       new = writer.write_split(
         where,
         job,

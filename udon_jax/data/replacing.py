@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import os
 
 from etils import epath
 
-from udon_jax import errors
+from udon_jax import errors, locks
 
 
 def temporary_of(folder: epath.Path) -> epath.Path:
@@ -64,14 +63,11 @@ def alone(folder: epath.Path) -> Iterator[None]:
     return
   opened = os.open(folder, os.O_RDONLY)
   try:
-    with contextlib.suppress(OSError):  # some file systems have no locks
-      try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise errors.UserError(
-          f"another process writes into {folder}; wait for it or stop it, then"
-          " run the same command again"
-        ) from None
+    if not locks.take(opened, name=folder):
+      raise errors.UserError(
+        f"another process writes into {folder}; wait for it or stop it, then"
+        " run the same command again"
+      )
     yield
   finally:
     os.close(opened)

@@ -7,7 +7,7 @@ Prints counts and findings. Exit code 0 if nothing was found, 1 if something
 was, 2 for bad usage. Without --images, no image is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 
 from absl import flags
@@ -71,9 +71,7 @@ def main(_: Sequence[str]) -> int:
     report.check_output(output)
   result = verification.verify(
     [(place.spec, place.layout) for place in found],
-    class_rule=functools.partial(
-      _class_rule, {name: how for name, how in _made(found, own) if how}
-    ),
+    class_rule=functools.partial(_class_rule, _made(found, own)),
     uned=_UNED.value,
     images=_IMAGES.value,
     num_workers=_NUM_WORKERS.value or cpus.count(),
@@ -141,21 +139,24 @@ def _of_flags() -> list[places.Place]:
 
 def _made(
   found: Sequence[places.Place], own: Mapping[str, own_domains.OwnDomain]
-) -> Iterator[tuple[str, str | None]]:
-  """Yields the name of each domain and what its splits were made by, if so."""
+) -> dict[str, str | None]:
+  """Returns what splits were made by, by the name of the domain."""
+  made = {}
   for place in found:
     described = own[place.name].splits if place.name in own else None
     kept = notes.splits_by(place.layout.info_files, place.name)
-    yield place.name, described.by if described else kept
+    made[place.name] = described.by if described else kept
+  return made
 
 
 def _class_rule(
-  made: Mapping[str, str], spec: domains.DomainSpec
+  made: Mapping[str, str | None], spec: domains.DomainSpec
 ) -> verification.Classes:
   """Returns how classes of training and evaluation relate.
 
   Args:
-    made: what splits were made by, by the name of the domain.
+    made: what splits were made by, by the name of the domain; None if not
+      by us.
     spec: the domain.
   """
   by = made.get(spec.name)
