@@ -147,9 +147,10 @@ def _read_parquet(file: epath.Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _below(path: str, folder: epath.Path) -> str:
-  """Returns a path as one relative to a folder, where it leads there."""
+  """Returns an absolute path as one relative to a folder, if it leads there."""
   for start in (str(folder), os.path.abspath(folder)):
-    if path.startswith(start.rstrip("/") + "/"):
+    is_absolute = os.path.isabs(start) or "://" in start
+    if is_absolute and path.startswith(start.rstrip("/") + "/"):
       return path[len(start.rstrip("/")) :].lstrip("/")
   return path
 
